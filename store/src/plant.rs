@@ -161,6 +161,16 @@ pub enum Bug {
     BlankIsMute,
     /// The log does not learn who invited a replica.
     InvitationLost,
+    /// A region that waits to be taken in goes on to be read and written.
+    SourceGoesOn,
+    /// A region is taken in where it has not come to its prepare yet.
+    TakenInBehind,
+    /// A region is to be taken in although not every replica has its prepare on disk.
+    CommittedEarly,
+    /// The tombstone of a region that was taken in is not in the batch.
+    EndNotDescribed,
+    /// A region that waits goes on as soon as its target has changed here, also where that has taken it in.
+    RolledBackBlindly,
 }
 
 impl Bug {
@@ -247,6 +257,15 @@ impl Bug {
     /// Those that part a descriptor from its data.
     pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];
 
+    /// Those of merges.
+    pub const MERGE: [Self; 5] = [
+        Self::SourceGoesOn,
+        Self::TakenInBehind,
+        Self::CommittedEarly,
+        Self::EndNotDescribed,
+        Self::RolledBackBlindly,
+    ];
+
     /// The bug with this name, of those that a simulated cluster can be given.
     pub fn named(name: &str) -> Option<Self> {
         let between =
@@ -256,6 +275,7 @@ impl Bug {
             .chain(split)
             .chain(Self::QUIET)
             .chain(Self::MOVES)
+            .chain(Self::MERGE)
             .chain([Self::QuorumNotAsked, Self::StuckStoreGreets])
             .find(|bug| format!("{bug:?}") == name)
     }

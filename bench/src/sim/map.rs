@@ -1,7 +1,8 @@
 //! The regions of a simulated cluster, from what its stores show of their replicas.
 //!
 //! Invariants, checked with every descriptor that is new: a region has one descriptor per epoch, whichever store shows it; the ranges of
-//! one store do not overlap; the newest descriptors of all regions cover the key space once.
+//! one store do not overlap; the newest descriptors of all regions cover the key space once. A region that another has taken in, whose
+//! version is higher then, is no more.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ pub(super) struct Map {
     newest: BTreeMap<RegionId, Region>,
     /// Every descriptor that was shown, by region, version and membership counter.
     shown: BTreeMap<(RegionId, u64, u64), Region>,
+    /// Regions that others have taken in.
+    pub(super) taken: u64,
 }
 
 impl Map {
@@ -21,6 +24,7 @@ impl Map {
         Self {
             newest: regions.into_iter().map(|region| (region.id, region)).collect(),
             shown: BTreeMap::new(),
+            taken: 0,
         }
     }
 
@@ -43,7 +47,15 @@ impl Map {
             }
             let newest = self.newest.get(&region.id).map(|newest| newest.epoch);
             let is_newer = |known: Epoch| (version, conf_ver) > (known.version, known.conf_ver);
-            if newest.is_none_or(is_newer) {
+            if newest.is_none_or(is_newer) && !self.is_gone(region) {
+                let is_taken = |known: &Region| {
+                    known.id != region.id
+                        && region.range.contains_range(&known.range)
+                        && known.epoch.version < version
+                };
+                let before = self.newest.len();
+                self.newest.retain(|_, known| !is_taken(known));
+                self.taken += (before - self.newest.len()) as u64;
                 self.newest.insert(region.id, region.clone());
                 changed = true;
             }
@@ -56,6 +68,15 @@ impl Map {
             self.covers_once()?;
         }
         Ok(changed)
+    }
+
+    /// Whether another region has taken this one in, which a store that lags still has.
+    fn is_gone(&self, region: &Region) -> bool {
+        let is_unknown = !self.newest.contains_key(&region.id);
+        let is_newer = |known: &Region| {
+            known.range.overlaps(&region.range) && known.epoch.version > region.epoch.version
+        };
+        is_unknown && self.newest.values().any(is_newer)
     }
 
     fn covers_once(&self) -> Result<(), String> {
@@ -91,6 +112,11 @@ mod tests {
         assert_eq!(map.show(1, split), Ok(true));
         assert_eq!(map.show(0, vec![region(1, "", "m", 1)]), Ok(false), "it lags");
         assert_eq!(map.regions().count(), 3);
+        let merged = vec![region(1, "", "m", 3), region(2, "m", "", 1)];
+        assert_eq!(map.show(1, merged), Ok(true));
+        let lags = vec![region(1, "", "c", 2), region(3, "c", "m", 2), region(2, "m", "", 1)];
+        assert_eq!(map.show(0, lags), Ok(false), "it has a region that was taken in");
+        assert_eq!(map.regions().count(), 2);
         let says = |shown: Vec<Region>, what: &str| {
             let mut map = Map::default();
             map.show(0, vec![region(1, "", "m", 1), region(2, "m", "", 1)]).unwrap();

@@ -62,6 +62,10 @@ pub struct Tally {
     pub snapshots: u64,
     /// Splits that were begun.
     pub splits: u64,
+    /// Merges that were begun.
+    pub merges_begun: u64,
+    /// Regions that others took in.
+    pub merged: u64,
     /// Changes of membership that were begun.
     pub changes: u64,
     /// Moves from one store of a node to the other that were done.
@@ -84,7 +88,7 @@ pub struct Tally {
 
 impl Tally {
     /// Every count with its name for people. What adds or prints a tally goes through this list, so that none is left out.
-    pub fn counts(&mut self) -> [(&'static str, &mut u64); 17] {
+    pub fn counts(&mut self) -> [(&'static str, &mut u64); 19] {
         let Self {
             answered,
             lost,
@@ -94,6 +98,8 @@ impl Tally {
             transfers,
             snapshots,
             splits,
+            merges_begun,
+            merged,
             changes,
             relocations,
             bad_disks,
@@ -115,6 +121,8 @@ impl Tally {
             ("transfers of leadership", transfers),
             ("snapshots taken in", snapshots),
             ("regions split", splits),
+            ("merges begun", merges_begun),
+            ("regions merged", merged),
             ("members changed", changes),
             ("moved inside a node", relocations),
             ("disks bad", bad_disks),

@@ -49,7 +49,12 @@ impl Run {
     pub(super) fn befall(&mut self) -> Result<(), String> {
         let (one, other) = (self.draw_node(), self.draw_node());
         // Regions move inside nodes that have two stores.
-        match self.world.below(if self.nodes.setup.stores_each > 1 { 39 } else { 33 }) {
+        let moves = if self.nodes.setup.stores_each > 1 { 6 } else { 0 };
+        if self.nodes.setup.merges {
+            // Behind a merge that has just begun, something else befalls the nodes at once.
+            self.merge_one()?;
+        }
+        match self.world.below(33 + moves) {
             0 => self.end(one, self.draw_ms(100, 3000))?,
             1 | 2 => self.end(self.a_leader(), self.draw_ms(20, 3000))?,
             3 => self.end_two(one)?,

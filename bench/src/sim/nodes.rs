@@ -104,6 +104,8 @@ pub struct Nodes {
 pub struct Setup {
     /// Stores of each node, one or two.
     pub stores_each: usize,
+    /// Regions are merged, and split more often.
+    pub merges: bool,
     /// How long a leader's lease is; zero where it asks the others for every read.
     pub lease: Duration,
     /// A node that is not given the first of the regions.
@@ -132,6 +134,7 @@ impl Nodes {
             disks: vec![0; NODES],
             setup: Setup {
                 stores_each: 1,
+                merges: false,
                 lease,
                 without_first: None,
                 kept_entries: 16,

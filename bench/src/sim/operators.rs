@@ -199,6 +199,33 @@ impl Run {
         self.tally.splits += u64::from(self.step(region, split));
     }
 
+    /// A region is taken in by a neighbour, as far as both are whole. The leader of the one hands over to where the other is led first.
+    pub(super) fn merge_one(&mut self) -> Result<(), String> {
+        if self.seen.map.regions().count() < 3 {
+            self.split_one();
+            self.pass(self.draw_ms(50, 500))?;
+        }
+        let source = self.draw_region();
+        let mut touching: Vec<Region> = self.seen.map.regions().cloned().collect();
+        touching.retain(|other| scheduler::merge::may_merge(&source, other).is_ok());
+        if touching.is_empty() {
+            return Ok(());
+        }
+        let into = touching[self.world.below(touching.len() as u64) as usize].id;
+        for _ in 0..8 {
+            let Some((number, shard, known)) = self.led(source.id) else { return Ok(()) };
+            if shard.merge(source.id, known.epoch, into).is_ok() {
+                self.record(format!("node {number} is asked to have {into} take {} in", source.id));
+                self.tally.merges_begun += 1;
+                // What befalls the nodes next befalls them in the middle of it, sooner or later.
+                let now = self.world.below(3) == 0;
+                return self.pass(if now { Duration::from_millis(1) } else { self.draw_ms(1, 400) });
+            }
+            self.pass(Duration::from_millis(200))?;
+        }
+        Ok(())
+    }
+
     /// A member of a region goes, or stops voting, at once or by way of a joint configuration; later another comes to the same store, or it
     /// votes again.
     pub(super) fn change_one(&mut self) -> Result<(), String> {

@@ -77,6 +77,14 @@ impl Run {
         Self::drawn(seed, Some(stores_each))
     }
 
+    /// The run of a seed in which regions are merged, too.
+    pub fn merging(seed: u64) -> Self {
+        let mut this = Self::drawn(seed, None);
+        this.nodes.setup.merges = true;
+        this.record("regions are merged, too".to_owned());
+        this
+    }
+
     fn drawn(seed: u64, stores_each: Option<usize>) -> Self {
         let options = Options::rough(seed);
         let described = format!("{options:#?}");
@@ -220,6 +228,7 @@ impl Run {
         self.tally.answered_anywhere = self.shared.answered_anywhere.get();
         self.tally.refused_anywhere = self.shared.refused_anywhere.get();
         self.tally.compared = self.seen.compared;
+        self.tally.merged = self.seen.map.taken;
         self.tally.entries = witness::entries() as u64;
     }
 

@@ -74,7 +74,8 @@ pub struct SimReport {
 fn run_seed(seed: u64, stop: &Arc<AtomicBool>) -> Option<Result<Tally, SeedFailure>> {
     let failure = |why, story| SeedFailure { seed, why, story };
     let whole = AssertUnwindSafe(|| {
-        let mut run = Run::new(seed);
+        // In one seed of four, whose draws are otherwise those of a run without.
+        let mut run = if seed % 4 == 3 { Run::merging(seed) } else { Run::new(seed) };
         run.stop = stop.clone();
         let outcome = run.live();
         (!run.was_stopped).then(|| outcome.map_err(|why| failure(why, run.story.text())))

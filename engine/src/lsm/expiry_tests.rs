@@ -187,6 +187,7 @@ fn an_export_carries_the_moments_and_what_has_expired() {
             group: 1,
             applied: 1,
             state: None,
+            others: Vec::new(),
             families: &[Cf::Default],
             ranges: vec![(Vec::new(), Vec::new())],
             pieces: vec![(path.to_owned(), piece)],

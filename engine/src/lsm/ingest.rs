@@ -50,6 +50,8 @@ pub struct Ingest {
     pub applied: u64,
     /// What the caller keeps about the group from then on.
     pub state: Option<Vec<u8>>,
+    /// Other groups whose marks and states are replaced with it.
+    pub others: Vec<(u64, u64, Vec<u8>)>,
     /// The families that it is about. All others stay as they are, and no piece is of one.
     pub families: &'static [Cf],
     /// What is emptied first, in each of the families: `[start, end)` each, an empty end for "to the last key". All pieces lie inside.
@@ -160,12 +162,14 @@ impl Maintenance {
         // What is written from now on is newer than all that came.
         let newest = tables.iter().map(|table| table.meta.largest_seq()).max().unwrap_or(EXPORTED_SEQ);
         shared.last_seq.set(shared.last_seq.get().max(newest));
-        let marks = vec![
-            MarkRow { group: ingest.group, applied: None },
-            MarkRow { group: ingest.group, applied: Some(ingest.applied) },
-        ];
+        let others = ingest.others.iter().map(|(group, applied, _)| (*group, *applied));
+        let marks = std::iter::once((ingest.group, ingest.applied))
+            .chain(others)
+            .flat_map(|(group, applied)| [None, Some(applied)].map(|applied| MarkRow { group, applied }));
         let state = ingest.state.clone().map(|state| StateRow { group: ingest.group, state });
-        self.install(&removed, added, marks, state.into_iter().collect()).await?;
+        let others = ingest.others.iter();
+        let states = others.map(|(group, _, state)| StateRow { group: *group, state: state.clone() });
+        self.install(&removed, added, marks.collect(), state.into_iter().chain(states).collect()).await?;
         // Nothing ran since the version changed, so no row of the old one can be put back.
         shared.rows.forget_all();
         self.answer_ingest(Ok(()));

@@ -14,6 +14,7 @@ use super::change::Proposed;
 use super::command::{Command, Write, WritesView};
 use super::doubt::Settled;
 use super::life::Life;
+use super::merge::{Commit, MergeStep, MergeWhat};
 use super::record::{Descriptor, RegionRecord};
 use super::replica::Replica;
 use super::split::{FIRST_BASE, Half, Split, SplitOrigin};
@@ -40,6 +41,7 @@ pub struct Applied<W> {
     answers: Vec<(W, Result<(), Refusal>)>,
     decided: Vec<(W, Decided)>,
     halves: Vec<Half>,
+    taken: Vec<Commit>,
     dies: bool,
 }
 
@@ -49,6 +51,12 @@ impl<W> Applied<W> {
     /// together with the region.
     pub fn take_halves(&mut self) -> Vec<Half> {
         std::mem::take(&mut self.halves)
+    }
+
+    /// The sources that the region has taken in, in order. The batch has to say that each has ended ([`describe_end`]) before
+    /// the tree takes it, and they are to leave the table before the region is published with their ranges.
+    pub fn take_taken(&mut self) -> Vec<Commit> {
+        std::mem::take(&mut self.taken)
     }
 
     /// What commands of the system group came to, for those who waited for them. They hear of it once the tree has the batch.
@@ -81,6 +89,7 @@ impl<W, R> Replica<W, R> {
             answers: Vec::new(),
             decided: Vec::new(),
             halves: Vec::new(),
+            taken: Vec::new(),
             dies: false,
         };
         let is_new = |entry: &&Entry| entry.index > from || planted(Bug::AppliedAfterSnapshot);
@@ -121,12 +130,14 @@ impl<W, R> Replica<W, R> {
 
     /// The tree has the batch. Returns what those hear who waited.
     pub fn applied(&mut self, applied: Applied<W>) -> Vec<(W, Result<(), Refusal>)> {
-        let Applied { upto, entries, answers, decided, halves, dies } = applied;
+        let Applied { upto, entries, answers, decided, halves, taken, dies } = applied;
+        debug_assert!(taken.is_empty(), "{} sources of merges have not ended", taken.len());
         debug_assert!(decided.is_empty(), "{} commands are never answered", decided.len());
         debug_assert!(halves.is_empty(), "{} halves of a split are never published", halves.len());
         if self.life() == Life::Splitting {
             self.enter(Life::Live);
         }
+        self.wait_or_go_on();
         if !planted(Bug::DescribedLate) {
             self.describe = None;
         }
@@ -178,6 +189,10 @@ impl<W, R> Replica<W, R> {
                 let split = Split::decode(body).map_err(|error| self.damaged(entry, &error))?;
                 return Ok(self.apply_split(entry.id(), &split, applied));
             }
+            Command::Merge(body) => {
+                let step = MergeStep::decode(body).map_err(|error| self.damaged(entry, &error))?;
+                return Ok(self.apply_merge(entry.id(), step, applied));
+            }
             Command::System(_) => return Err(self.damaged(entry, &"it is a command of the system group")),
         };
         let version = self.region().epoch.version;
@@ -204,7 +219,7 @@ impl<W, R> Replica<W, R> {
             Command::System(body) => {
                 codec::decode(body).map_err(|image::DamagedState(what)| self.damaged(entry, &what))?
             }
-            Command::Writes(_) | Command::Split(_) => {
+            Command::Writes(_) | Command::Split(_) | Command::Merge(_) => {
                 return Err(self.damaged(entry, &"it is about keys, which are no business here"));
             }
         };
@@ -225,7 +240,9 @@ impl<W, R> Replica<W, R> {
     fn apply_split(&mut self, at: LogId, split: &Split, applied: &mut Applied<W>) -> Result<(), Refusal> {
         let (left, halves) = split.judge(self.region())?;
         let origin = SplitOrigin { parent: left.id, at };
-        applied.halves.extend(halves.into_iter().filter_map(|half| Half::of(half, self.store, origin)));
+        applied.halves.extend(
+            halves.into_iter().filter_map(|half| Half::of(half, self.store, (origin, &self.record.merges))),
+        );
         if self.life() == Life::Live {
             self.enter(Life::Splitting);
         }
@@ -233,6 +250,24 @@ impl<W, R> Replica<W, R> {
         self.describe = Some(at);
         self.end_version();
         // The new regions need their other members, which are there once this is applied.
+        self.raft.announce_commit();
+        Ok(())
+    }
+
+    /// A step of a merge: what was admitted before it is refused from now on, and whoever else has to apply it hears of it soon.
+    fn apply_merge(&mut self, at: LogId, step: MergeStep, applied: &mut Applied<W>) -> Result<(), Refusal> {
+        let mut after = step.judge(&self.record)?;
+        match step.what {
+            MergeWhat::Prepare { .. } => {
+                let waits = after.merges.waits.iter_mut();
+                waits.for_each(|waits| waits.prepare = at);
+            }
+            MergeWhat::Commit(commit) => applied.taken.push(commit),
+            MergeWhat::Rollback { prepare: _ } | MergeWhat::Refuse => {}
+        }
+        self.record = after;
+        self.describe = Some(at);
+        self.end_version();
         self.raft.announce_commit();
         Ok(())
     }
@@ -319,6 +354,14 @@ pub fn tombstone_batch(record: &RegionRecord, at: LogId) -> WriteBatch {
     batch
 }
 
+/// Adds to `batch` that a replica has ended, of which another region has taken the range over. Its data stay.
+pub fn describe_end(batch: &mut WriteBatch, record: &RegionRecord, at: LogId) {
+    let group = record.region.id.0;
+    batch.mark(group, at.index.0);
+    let descriptor = Descriptor { record: record.clone(), at, by_snapshot: false };
+    batch.describe(group, &descriptor.encode());
+}
+
 /// Adds what the tree is to keep of a replica that a split brings into being: its record, and no applied index, for its log has
 /// nothing.
 pub fn describe_half(batch: &mut WriteBatch, half: &Half) {
@@ -377,6 +420,7 @@ mod tests {
     use scheduler::{Epoch, KeyRange, Peer, PeerId, RegionId, StoreId};
 
     use crate::region::inflight::Known;
+    use crate::region::merge::Merges;
     use crate::region::record::{Descriptor, RegionRecord};
     use crate::region::replica::Stored;
     use crate::region::submit::{Edit, TurnRoom};
@@ -391,7 +435,7 @@ mod tests {
             epoch: Epoch::FIRST,
             peers: vec![Peer::voter(PeerId(11), StoreId(1))],
         };
-        let record = RegionRecord { region, me: PeerId(11), tombstone: false };
+        let record = RegionRecord { region, me: PeerId(11), tombstone: false, merges: Merges::default() };
         let start = Start::bootstrap(LogId::new(5, 5), Membership::default());
         let stored = Stored { record, in_tree: false, start };
         let mut replica =

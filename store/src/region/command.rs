@@ -4,6 +4,7 @@
 //! entry payload   [kind u8] [rkyv archive of that kind, unaligned little-endian]
 //! kind 2          a command of the system group, see region/system/codec
 //! kind 3          a split of the region, see region/split
+//! kind 5          a step of a merge, see region/merge
 //! kind 1, writes  { version u64, ops: [OpHeader], bytes: [u8] }
 //! kind 4, the same; among them are values that expire. Earlier versions do not know them, and refuse the kind by its number
 //! OpHeader        { kind u8, cf u8, key_len u32, value_len u32 }
@@ -185,6 +186,8 @@ pub enum Command<'a> {
     System(&'a [u8]),
     /// A split: what [`Split::decode`](super::split::Split::decode) reads.
     Split(&'a [u8]),
+    /// A step of a merge: what [`MergeStep::decode`](super::merge::MergeStep::decode) reads.
+    Merge(&'a [u8]),
 }
 
 /// Validated writes.
@@ -230,6 +233,7 @@ impl<'a> Command<'a> {
             Some((&KIND_EXPIRING, archive)) => WritesView::decode(archive, OP_PUT_UNTIL).map(Command::Writes),
             Some((&super::system::codec::KIND, body)) => Ok(Command::System(body)),
             Some((&super::split::KIND, body)) => Ok(Command::Split(body)),
+            Some((&super::merge::KIND, body)) => Ok(Command::Merge(body)),
             Some(_) => Err(NotACommand("unknown kind; was it written by a newer version?")),
             None => Err(NotACommand("empty payload")),
         }

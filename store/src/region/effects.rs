@@ -141,6 +141,7 @@ impl<W, R> Replica<W, R> {
         if let Some(Install { last, record, old_range: _ }) = install {
             self.enter(Life::Live);
             self.record = record;
+            self.wait_or_go_on();
             // The tree has it, together with the data.
             self.describe = None;
             self.in_tree = self.in_tree.max(last.index);

@@ -72,7 +72,7 @@ impl PeerMessage {
     pub fn asks_for_word(&self) -> bool {
         match &self.body {
             Body::Raft(inner) => matches!(inner.body, RaftBody::Stale | RaftBody::PreVote(_)),
-            Body::Removed => false,
+            Body::Removed | Body::Merged { into: _ } => false,
         }
     }
 }

@@ -18,7 +18,7 @@ pub enum Life {
     Splitting,
     /// A snapshot is on its way into the tree.
     Receiving,
-    /// A merge is applied and the source is not taken in yet.
+    /// It waits for its neighbour to take it in.
     Merging,
     /// It was removed. Its id never comes back.
     Tombstone,
@@ -45,7 +45,7 @@ impl Life {
             | (Live, Splitting | Receiving | Merging | Tombstone)
             | (Splitting, Live)
             | (Receiving, Live)
-            | (Merging, Live | Tombstone) => true,
+            | (Merging, Live | Receiving | Tombstone) => true,
             (Absent | Initialising | Live | Splitting | Receiving | Merging | Tombstone, _) => false,
         }
     }

@@ -11,6 +11,7 @@
 //! | a replica | an older peer id | | stale: drop |
 //! | a replica | a newer peer id | | the replica is removed: destroy it, then judge again |
 //! | a replica | whichever peer, from a stranger of no newer epoch that asks for a word | | the sender is removed: notify it |
+//! | a tombstone of a region that was taken in | its peer id or an older one | | the sender hears by whom it was taken in |
 //! | a tombstone | its peer id or an older one, or a conf_ver no newer | | drop |
 //! | nothing, or a tombstone of an older peer | | yes, the range is free | create a replica that waits for a snapshot |
 //! | nothing, or a tombstone of an older peer | | yes, the range is taken | drop: the sender tries again |
@@ -46,6 +47,11 @@ pub enum Body {
     Raft(Box<raft::Message>),
     /// "You are no member any more": the answer to a peer that was removed and has not heard of it.
     Removed,
+    /// "Your region is no more": the answer to a peer whose region has been taken in by another.
+    Merged {
+        /// By whom.
+        into: RegionId,
+    },
 }
 
 /// What a [`PeerMessage`] is about, for counting.
@@ -75,6 +81,8 @@ pub enum MessageKind {
     Stale,
     /// The addressee was removed.
     Removed,
+    /// Its region was taken in by another.
+    Merged,
 }
 
 impl MessageKind {
@@ -82,7 +90,7 @@ impl MessageKind {
     pub const COUNT: usize = Self::NAMES.len();
 
     /// The names, in the order of the variants.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 13] = [
         "append",
         "append_reply",
         "heartbeat",
@@ -95,6 +103,7 @@ impl MessageKind {
         "read_index_reply",
         "stale",
         "removed",
+        "merged",
     ];
 
     /// The place in [`MessageKind::NAMES`].
@@ -125,6 +134,10 @@ pub enum Verdict {
     Destroy,
     /// Notify the sender that it was removed.
     TellRemoved,
+    /// Notify the sender that its region was taken in by this one.
+    TellMerged(RegionId),
+    /// The replica's region was taken in by this one, as another store says.
+    HearMerged(RegionId),
     /// Nothing.
     Drop(Stray),
 }
@@ -154,6 +167,9 @@ pub fn admit(
         LocalReplica::Replica(me, _) if to < me => Verdict::Drop(Stray::OldPeer),
         LocalReplica::Replica(me, _) if to > me => Verdict::Destroy,
         LocalReplica::Replica(_, region) => {
+            if let Body::Merged { into } = message.body {
+                return Verdict::HearMerged(into);
+            }
             let known = region.peers.is_empty() || region.peer(message.from.id).is_some();
             let is_removed = matches!(message.body, Body::Removed);
             if !known && !is_removed && message.epoch.is_stale_against(region.epoch) {
@@ -171,6 +187,11 @@ pub fn admit(
                 Some(_) | None => Verdict::Step,
             }
         }
+        LocalReplica::Tombstone(RegionRecord { region: _, me, tombstone: _, merges })
+            if to <= *me && merges.into.is_some() && matches!(message.body, Body::Raft(_)) =>
+        {
+            merges.into.map_or(Verdict::Drop(Stray::Tombstone), Verdict::TellMerged)
+        }
         LocalReplica::Tombstone(record)
             if to <= record.me || message.epoch.conf_ver < record.region.epoch.conf_ver =>
         {
@@ -184,7 +205,9 @@ pub fn admit(
                     Verdict::Create
                 }
             }
-            (Some(_) | None, Body::Raft(_) | Body::Removed) => Verdict::Drop(Stray::Absent),
+            (Some(_) | None, Body::Raft(_) | Body::Removed | Body::Merged { into: _ }) => {
+                Verdict::Drop(Stray::Absent)
+            }
         },
     }
 }
@@ -203,6 +226,7 @@ impl PeerMessage {
     pub fn kind(&self) -> MessageKind {
         match &self.body {
             Body::Removed => MessageKind::Removed,
+            Body::Merged { into: _ } => MessageKind::Merged,
             Body::Raft(inner) => match &inner.body {
                 raft::Body::Append { .. } => MessageKind::Append,
                 raft::Body::AppendReply(_) => MessageKind::AppendReply,
@@ -238,6 +262,13 @@ impl<W, R> Replica<W, R> {
             range: None,
             body: Body::Removed,
         }
+    }
+
+    /// The answer to a sender whose region was taken in by `into` ([`Verdict::TellMerged`]), from the tombstone here.
+    pub fn tell_merged(message: &PeerMessage, record: &RegionRecord, into: RegionId) -> PeerMessage {
+        let PeerMessage { region, from, to, epoch: _, range: _, body: _ } = message;
+        let (epoch, body) = (record.region.epoch, Body::Merged { into });
+        PeerMessage { region: *region, from: *to, to: *from, epoch, range: None, body }
     }
 
     /// A sole voter owes no other leader the word that it may have given before the start: the last leader was itself, because none

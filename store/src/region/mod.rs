@@ -27,13 +27,14 @@
 //! | receiving | live | the tree has the snapshot, and the log begins after it |
 //! | live | splitting | a split is applied; both halves are one batch |
 //! | splitting | live | the right half is published |
-//! | live | merging | the table joins it and its neighbour: it takes that in, or is taken in by it |
-//! | merging | live | it was taken in, or the merge was rolled back |
-//! | merging | tombstone | it was taken in by its neighbour |
+//! | live | merging | it waits for its neighbour to take it in |
+//! | merging | live | the merge was rolled back |
+//! | merging | receiving | a snapshot replaces its state |
+//! | merging | tombstone | it was taken in by its neighbour, or has ended as a live one may |
+//! | live | tombstone | a neighbour that has taken it in comes by a snapshot |
 //! | live | tombstone | its own removal is applied, or another store says so, or a newer peer is to live here |
 //!
-//! Nothing follows a tombstone: peer ids are never used again. What the store has of a tombstone is a record, not a replica. Merges have
-//! their rows and no command yet.
+//! Nothing follows a tombstone: peer ids are never used again. What the store has of a tombstone is a record, not a replica.
 //!
 //! # Rooms
 //!
@@ -56,6 +57,7 @@
 //! | `reads` | may a read be served now, and those that wait |
 //! | `change` | membership: the scheduler's word, the log's bytes, the core's steps |
 //! | `split` | one region becomes several: the log's bytes, the judgement, what each new replica begins with |
+//! | `merge` `merging` | two regions become one: the log's bytes, the judgement, what is kept of it; and what a replica does meanwhile |
 //! | `neighbours` | which other stores are heard, and which sleeping replicas wake with news of them |
 //! | `message` | the envelope between stores, and what becomes of one that arrives |
 //! | `guard` | may this request run here? |
@@ -74,6 +76,8 @@ pub mod inflight;
 pub mod invitation;
 mod leadership;
 pub mod life;
+pub mod merge;
+pub mod merging;
 pub mod message;
 pub mod neighbours;
 pub mod peers;

@@ -70,6 +70,7 @@ impl<W, R> Replica<W, R> {
         if !self.is_leader() {
             return Err(self.not_leader());
         }
+        self.check_goes_on()?;
         if !self.is_current() {
             return Err(Refusal::not_current());
         }
@@ -129,6 +130,7 @@ impl<W, R> Replica<W, R> {
 
     fn try_change(&mut self, change: Change, asked: Epoch) -> Result<LogId, Refusal> {
         super::guard::lead(self.here())?;
+        self.check_goes_on()?;
         self.check_epoch(change.command(), asked)?;
         let after = change.apply(self.region()).map_err(|error| Refusal::Invalid(error.to_string()))?;
         // One that leaves a joint half keeps its vote until that ends, and hands over then: whoever comes for it, perhaps the only other

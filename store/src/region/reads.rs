@@ -104,8 +104,11 @@ impl<W, R> Replica<W, R> {
     /// elected.
     ///
     /// # Errors
-    /// If a sole voter has not applied what was acknowledged before the start; that takes a moment.
+    /// If a sole voter has not applied what was acknowledged before the start, which takes a moment, or the region waits to be taken in.
     pub fn access(&mut self, now: impl FnOnce() -> Time) -> Result<Access, Refusal> {
+        if self.is_stopped() {
+            return Err(Refusal::not_current());
+        }
         if self.is_sole_voter() {
             return if self.is_current() { Ok(Access::Now) } else { Err(Refusal::not_current()) };
         }

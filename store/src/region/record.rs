@@ -5,8 +5,10 @@
 //!
 //! ```text
 //! state in the tree   format u8 = 1, by_snapshot u8, term u64, index u64, record     little-endian
-//! record              an rkyv archive
+//! record              an rkyv archive, and where there is something to be known of merges: merges, u32 their length, the mark
 //! ```
+//!
+//! The mark is no end of an archive, whose last four bytes are a length.
 //!
 //! `term` and `index` name the entry that made the record what it is; after a snapshot they are its last entry, and a log that
 //! ends below it was to be replaced.
@@ -18,6 +20,8 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Role, StoreId};
 
+use super::merge::Merges;
+
 /// The metadata record of one region on one store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionRecord {
@@ -27,6 +31,8 @@ pub struct RegionRecord {
     pub me: PeerId,
     /// Whether the peer has been removed; its id must never come back.
     pub tombstone: bool,
+    /// What is to be known of merges.
+    pub merges: Merges,
 }
 
 /// A record as the tree keeps it.
@@ -62,6 +68,8 @@ pub enum Kept {
 }
 
 const DESCRIPTOR_FORMAT: u8 = 1;
+/// Ends a record that has something of merges.
+const MERGES_MARK: [u8; 8] = *b"mrg1\xff\xff\xff\xff";
 const DESCRIPTOR_HEAD_BYTES: usize = 18;
 
 impl Descriptor {
@@ -170,9 +178,17 @@ impl RegionRecord {
             version: region.epoch.version,
             peers: region.peers.iter().map(StoredPeer::from).collect(),
         };
-        rkyv::to_bytes::<rancor::Error>(&stored)
+        let mut bytes = rkyv::to_bytes::<rancor::Error>(&stored)
             .expect("writing an archive into memory has no way to fail")
-            .to_vec()
+            .to_vec();
+        if !self.merges.is_none() {
+            let merges = self.merges.encode();
+            bytes.extend_from_slice(&merges);
+            let length = u32::try_from(merges.len()).expect("what is kept of merges is small");
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(&MERGES_MARK);
+        }
+        bytes
     }
 
     /// The inverse of [`RegionRecord::encode`].
@@ -180,6 +196,7 @@ impl RegionRecord {
     /// # Errors
     /// [`NotARecord`] for anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, NotARecord> {
+        let (bytes, merges) = without_merges(bytes)?;
         let stored: Stored = rkyv::from_bytes::<Stored, rancor::Failure>(bytes)
             .map_err(|_| NotARecord("the archive does not validate"))?;
         let range =
@@ -192,8 +209,19 @@ impl RegionRecord {
             peers: peers.ok_or(NotARecord("a peer has an unknown role"))?,
         };
         region.check().map_err(|_| NotARecord("it lists a peer or a store twice"))?;
-        Ok(Self { region, me: PeerId(stored.me), tombstone: stored.tombstone })
+        Ok(Self { region, me: PeerId(stored.me), tombstone: stored.tombstone, merges })
     }
+}
+
+/// The archive, and what stands behind it of merges.
+fn without_merges(bytes: &[u8]) -> Result<(&[u8], Merges), NotARecord> {
+    let Some(marked) = bytes.strip_suffix(&MERGES_MARK) else { return Ok((bytes, Merges::default())) };
+    let broken = NotARecord("what it says of merges cannot be read; was it written by a newer version?");
+    let (rest, length) = marked.split_last_chunk::<4>().ok_or_else(|| broken.clone())?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let place = rest.len().checked_sub(length).ok_or_else(|| broken.clone())?;
+    let (archive, merges) = rest.split_at(place);
+    Ok((archive, Merges::decode(merges).ok_or(broken)?))
 }
 
 impl From<&Peer> for StoredPeer {
@@ -238,12 +266,39 @@ mod tests {
             },
             me: PeerId(11),
             tombstone: false,
+            merges: Merges::default(),
         }
     }
 
     #[test]
     fn a_record_survives_its_codec() {
         assert_eq!(RegionRecord::decode(&record().encode()), Ok(record()));
+    }
+
+    #[test]
+    fn what_is_known_of_merges_survives_the_codec_and_damage_to_it_is_refused_or_differs() {
+        use crate::region::merge::{AwaitsMerge, Taken};
+        let waits = AwaitsMerge { target: RegionId(8), epoch: Epoch::new(5, 6), prepare: LogId::new(7, 70) };
+        let taken =
+            vec![Taken { region: RegionId(3), version: 2 }, Taken { region: RegionId(4), version: 9 }];
+        for merges in [
+            Merges { waits: Some(waits), taken: Vec::new(), into: None },
+            Merges { waits: None, taken: taken.clone(), into: None },
+            Merges { waits: Some(waits), taken, into: Some(RegionId(8)) },
+        ] {
+            let whole = RegionRecord { merges, ..record() };
+            let bytes = whole.encode();
+            assert_eq!(RegionRecord::decode(&bytes), Ok(whole.clone()));
+            for cut in 0..bytes.len() {
+                assert!(
+                    RegionRecord::decode(&bytes[..cut]) != Ok(whole.clone()),
+                    "cut at {cut} went unnoticed"
+                );
+                let mut bad = bytes.clone();
+                bad[cut] ^= 0x80;
+                assert!(RegionRecord::decode(&bad) != Ok(whole.clone()), "a flip at {cut} went unnoticed");
+            }
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::guard::PeerFacts;
 use super::inflight::{InFlight, Known};
 use super::invitation::Invitation;
 use super::life::Life;
+use super::merge::Merges;
 use super::message::{Body, PeerMessage};
 use super::reads::Reads;
 use super::record::{Descriptor, RegionRecord};
@@ -171,6 +172,7 @@ impl<W, R> Replica<W, R> {
         };
         let life = if replica.record.region.peers.is_empty() { Life::Initialising } else { Life::Live };
         replica.enter(life);
+        replica.wait_or_go_on();
         replica.debug_check();
         Ok(replica)
     }
@@ -178,7 +180,7 @@ impl<W, R> Replica<W, R> {
     /// The record of a replica that a message brings into being: its id and no more.
     pub fn blank_record(message: &PeerMessage, range: KeyRange) -> RegionRecord {
         let region = Region { id: message.region, range, epoch: Epoch::new(0, 0), peers: Vec::new() };
-        RegionRecord { region, me: message.to.id, tombstone: false }
+        RegionRecord { region, me: message.to.id, tombstone: false, merges: Merges::default() }
     }
 
     /// The region as of the applied index.
@@ -284,7 +286,7 @@ impl<W, R> Replica<W, R> {
     /// Whether our peer leads and its state contains everything that was acknowledged before it was elected. Nothing is read or
     /// computed from the state before that: after a restart or an election, what is committed may still wait to be applied.
     pub fn is_current(&self) -> bool {
-        self.raft.has_applied_in_term()
+        self.raft.has_applied_in_term() && !self.is_stopped()
     }
 
     /// Whether our peer leads and has committed an entry of its term which its state does not contain yet.
@@ -369,39 +371,14 @@ impl<W, R> Replica<W, R> {
     /// A split leaves it this range: the version grows by one, and what was admitted under the old one is refused.
     pub fn cover(&mut self, range: KeyRange) {
         self.enter(Life::Splitting);
-        self.change_range(range, 0);
-        self.enter(Life::Live);
-        self.debug_check();
-    }
-
-    /// It is to take in a neighbour, or to be taken in by one.
-    pub fn begin_merge(&mut self) {
-        self.enter(Life::Merging);
-    }
-
-    /// It was taken in by its neighbour. What waits here is left for whoever takes it out ([`Replica::abandon`]).
-    pub fn end_in_merge(&mut self) -> RegionRecord {
-        self.enter(Life::Tombstone);
-        self.record.tombstone = true;
-        self.record.clone()
-    }
-
-    /// It has taken in a region of the version `merged`, and covers this range now.
-    pub fn end_merge(&mut self, range: KeyRange, merged: u64) {
-        assert!(self.life == Life::Merging, "{} is {} and takes another in", self.region(), self.life);
-        self.change_range(range, merged);
-        self.enter(Life::Live);
-        self.debug_check();
-    }
-
-    /// The version grows beyond `merged` and its own.
-    fn change_range(&mut self, range: KeyRange, merged: u64) {
         let applied = self.raft.applied_index();
         self.describe = Some(LogId { term: self.raft.term_at(applied).unwrap_or_default(), index: applied });
         let region = &mut self.record.region;
-        region.epoch.version = region.epoch.version.max(merged) + 1;
+        region.epoch.version += 1;
         region.range = range;
         self.end_version();
+        self.enter(Life::Live);
+        self.debug_check();
     }
 
     /// The descriptor as the tree keeps it.

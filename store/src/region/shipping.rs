@@ -45,8 +45,8 @@ impl<W, R> Replica<W, R> {
             return Err(Useless::OtherPeer);
         }
         match self.life() {
-            Life::Initialising | Life::Live => {}
-            Life::Absent | Life::Splitting | Life::Receiving | Life::Merging | Life::Tombstone => {
+            Life::Initialising | Life::Live | Life::Merging => {}
+            Life::Absent | Life::Splitting | Life::Receiving | Life::Tombstone => {
                 return Err(Useless::NotNow);
             }
         }
@@ -98,7 +98,12 @@ impl<W, R> Replica<W, R> {
         last: LogId,
         region: &Region,
     ) -> Result<(), raft::Refusal> {
-        let record = RegionRecord { region: region.clone(), me: PeerId(wanted.to.0), tombstone: false };
+        let record = RegionRecord {
+            region: region.clone(),
+            me: PeerId(wanted.to.0),
+            tombstone: false,
+            merges: self.record.merges.clone(),
+        };
         let context = Payload::from(record.encode());
         let sent =
             self.raft.send_snapshot(wanted, Snapshot { last, membership: membership(region), context });

@@ -21,6 +21,7 @@ use scheduler::change::ChangeError;
 use scheduler::{Command, Epoch, Key, NewRegion, PeerId, Region, RegionId, StoreId};
 
 use super::command::NotACommand;
+use super::merge::Merges;
 use super::record::RegionRecord;
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
@@ -175,9 +176,14 @@ impl Split {
 
 impl Half {
     /// What of a new region belongs to `store`; nothing if it has no peer there.
-    pub(super) fn of(region: Region, store: StoreId, origin: SplitOrigin) -> Option<Self> {
+    pub(super) fn of(
+        region: Region,
+        store: StoreId,
+        (origin, merges): (SplitOrigin, &Merges),
+    ) -> Option<Self> {
         let me = region.peer_on(store)?.id;
-        Some(Self { record: RegionRecord { region, me, tombstone: false }, origin })
+        let merges = merges.of_half();
+        Some(Self { record: RegionRecord { region, me, tombstone: false, merges }, origin })
     }
 }
 

@@ -221,6 +221,9 @@ impl<W, R> Replica<W, R> {
         if !self.is_leader() {
             return Err(self.not_leader());
         }
+        if self.is_stopped() {
+            return Err(Refusal::not_current());
+        }
         let region = self.region();
         match edit {
             Edit::Nothing => {}
@@ -327,6 +330,7 @@ mod tests {
     use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 
     use super::*;
+    use crate::region::merge::Merges;
     use crate::region::record::RegionRecord;
     use crate::region::replica::{Abandoned, Stored};
 
@@ -342,7 +346,7 @@ mod tests {
             epoch: Epoch::FIRST,
             peers: vec![Peer::voter(me, StoreId(1))],
         };
-        let record = RegionRecord { region, me, tombstone: false };
+        let record = RegionRecord { region, me, tombstone: false, merges: Merges::default() };
         let start = Start::bootstrap(LogId::new(5, 5), Membership::default());
         let stored = Stored { record, in_tree: false, start };
         let mut replica = Replica::new(StoreId(1), stored, Arc::new(config), 1, Time(0)).unwrap();

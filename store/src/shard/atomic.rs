@@ -303,7 +303,7 @@ fn filled_bytes(step: &Op) -> usize {
     }
 }
 
-/// The term in which we lead the one region of all `keys`.
+/// The leadership in which we lead the one region of all `keys`.
 fn leading_all(state: &mut State, route: Option<&Route>, keys: &[Bytes]) -> Result<u64, Refusal> {
     let Some(first) = keys.first() else {
         return Err(Refusal::Invalid("a transaction without keys".to_owned()));
@@ -313,7 +313,7 @@ fn leading_all(state: &mut State, route: Option<&Route>, keys: &[Bytes]) -> Resu
     if !replica.is_current() && !planted(Bug::ComputedEarly) {
         return Err(Refusal::not_current());
     }
-    Ok(replica.term().0)
+    Ok(replica.leadership())
 }
 
 /// Refuses what no transaction may hold, before anything is done for it.

@@ -13,6 +13,8 @@
 //! | destroy | the replica becomes a tombstone in the next turn; the message is dropped, and its sender repeats it |
 //! | tell removed | the sender hears that it is no member any more |
 //! | send on | copies go to the peers that stayed when the one here was removed |
+//! | tell merged | the sender hears who has taken its region in |
+//! | hear merged | see [`merging`](super::merging) |
 //! | drop | dropped |
 //! | a snapshot | dropped: it travels with its data ([`super::receiving`]), and no honest store sends one alone |
 //! | destroy, while a snapshot is on its way into the tree | dropped: what is destroyed is whole |
@@ -177,26 +179,19 @@ impl Inner {
                 self.create(state, &message)?;
                 self.step_peer(state, message).map_err(Lost::Core)
             }
-            Verdict::Destroy if self.is_installing(state, region) => Err(Lost::Installing),
-            Verdict::Destroy if self.is_needed_by_halves(state, region) => {
-                self.tree.start_flush();
-                Err(Lost::Splitting)
-            }
-            Verdict::Destroy => {
-                let replica = state.table.get_mut(region).expect("the verdict says so");
-                replica.destroy(message.epoch);
-                // It has no range any more: no route may lead to it, also before the next turn buries it.
-                if !planted(Bug::RouteOfTheDead) {
-                    state.table.publish_region(region);
-                }
-                self.moved(state, region);
-                Err(Lost::Dying)
-            }
+            Verdict::Destroy => self.destroy(state, &message),
             Verdict::TellRemoved => {
                 let replica = state.table.get(region).expect("the verdict says so");
                 self.outbox.send(vec![replica.tell_removed(&message)]);
                 Err(Lost::SenderRemoved)
             }
+            Verdict::TellMerged(into) => {
+                let record = state.table.tombstone(region).expect("the verdict says so");
+                let told = Replica::<super::Due, super::Queued>::tell_merged(&message, record, into);
+                self.outbox.send(vec![told]);
+                Err(Lost::Tombstone)
+            }
+            Verdict::HearMerged(into) => self.hear_merged(state, &message, into),
             Verdict::Drop(Stray::OldPeer) => Err(Lost::OldPeer),
             Verdict::Drop(Stray::Tombstone) => Err(Lost::Tombstone),
             Verdict::Drop(Stray::Absent) => {
@@ -207,8 +202,28 @@ impl Inner {
         }
     }
 
+    /// Ends a replica at the word of another store, if it is whole and nothing rests on it.
+    pub(super) fn destroy(&self, state: &mut State, message: &PeerMessage) -> Result<(), Lost> {
+        let region = message.region;
+        if self.is_installing(state, region) {
+            return Err(Lost::Installing);
+        }
+        if self.is_needed_by_halves(state, region) {
+            self.tree.start_flush();
+            return Err(Lost::Splitting);
+        }
+        let replica = state.table.get_mut(region).expect("the verdict says so");
+        replica.destroy(message.epoch);
+        // It has no range any more: no route may lead to it, also before the next turn buries it.
+        if !planted(Bug::RouteOfTheDead) {
+            state.table.publish_region(region);
+        }
+        self.moved(state, region);
+        Err(Lost::Dying)
+    }
+
     /// Whether a snapshot of the region has been handed to it and is not in tree and log.
-    fn is_installing(&self, state: &State, region: RegionId) -> bool {
+    pub(super) fn is_installing(&self, state: &State, region: RegionId) -> bool {
         let is_receiving = |it: &Replica<super::Due, super::Queued>| it.life() == Life::Receiving;
         self.receptions.is_installing(region) || state.table.get(region).is_some_and(is_receiving)
     }

@@ -25,7 +25,7 @@ use super::receiving::Content;
 use crate::plant::{Bug, planted};
 use crate::region::apply::carried;
 use crate::region::effects::{Install, LogWrite};
-use crate::region::record::Descriptor;
+use crate::region::record::{Descriptor, RegionRecord};
 use crate::region::system::{self, GROUP};
 
 /// Writes of regions whose snapshots are on their way into the tree.
@@ -38,6 +38,17 @@ struct Waiting {
     writes: Vec<LogWrite>,
     /// The tree has it.
     ingested: bool,
+    /// Replicas that have ended with it.
+    ended: Vec<Ended>,
+}
+
+/// A replica that ends because a region that has taken it in comes by a snapshot.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    /// Its tombstone.
+    pub(super) record: RegionRecord,
+    /// What it had applied.
+    pub(super) at: LogId,
 }
 
 impl Installs {
@@ -46,7 +57,8 @@ impl Installs {
         let mut waiting = self.0.borrow_mut();
         let region = write.region();
         if write.install().is_some() {
-            let before = waiting.insert(region, Waiting { writes: vec![write], ingested: false });
+            let before =
+                waiting.insert(region, Waiting { writes: vec![write], ingested: false, ended: Vec::new() });
             assert!(before.is_none(), "{region} takes in two snapshots at once");
             return None;
         }
@@ -61,6 +73,17 @@ impl Installs {
 
     fn install_of(&self, region: RegionId) -> Option<Install> {
         self.0.borrow().get(&region)?.writes.first()?.install().cloned()
+    }
+
+    /// These end with the snapshot of `region`.
+    pub(super) fn end_with(&self, region: RegionId, ended: Vec<Ended>) {
+        if let Some(waiting) = self.0.borrow_mut().get_mut(&region) {
+            waiting.ended = ended;
+        }
+    }
+
+    fn ended_with(&self, region: RegionId) -> Vec<Ended> {
+        self.0.borrow().get(&region).map(|waiting| waiting.ended.clone()).unwrap_or_default()
     }
 
     fn ingested(&self, region: RegionId) {
@@ -101,12 +124,20 @@ impl Shard {
         };
         let descriptor =
             Descriptor { record: install.record.clone(), at: install.last, by_snapshot: true }.encode();
+        let ended = inner.installs.ended_with(region);
+        let others = ended.iter().map(|Ended { record, at }| {
+            let state = Descriptor { record: record.clone(), at: *at, by_snapshot: false }.encode();
+            (record.region.id.0, at.index.0, state)
+        });
+        let pieces_only = pieces.iter().map(|(_, piece)| piece).collect::<Vec<_>>();
+        let ranges = replaced(&install, &ended, &pieces_only);
         let ingest = Ingest {
+            others: others.collect(),
             group: region.0,
             applied: install.last.index.0,
             state: Some(descriptor),
             families: carried(region, &install.record.region.range).0,
-            ranges: replaced(&install, &pieces.iter().map(|(_, piece)| piece).collect::<Vec<_>>()),
+            ranges,
             pieces,
         };
         let ingested = match taken_in {
@@ -132,8 +163,8 @@ impl Shard {
     }
 }
 
-/// What the tree empties: the range as it will be, and as it was.
-fn replaced(install: &Install, pieces: &[&engine::lsm::Piece]) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// What the tree empties: the range as it will be, and as it was, and those of replicas that end.
+fn replaced(install: &Install, ended: &[Ended], pieces: &[&engine::lsm::Piece]) -> Vec<(Vec<u8>, Vec<u8>)> {
     if planted(Bug::OldRowsKept) {
         return pieces.iter().map(|piece| (piece.start.clone(), piece.end.clone())).collect();
     }
@@ -144,7 +175,8 @@ fn replaced(install: &Install, pieces: &[&engine::lsm::Piece]) -> Vec<(Vec<u8>, 
     let bytes = |range: &KeyRange| (range.start().as_bytes().to_vec(), range.end().as_bytes().to_vec());
     let new = &install.record.region.range;
     let old = install.old_range.as_ref().filter(|old| !new.contains_range(old));
-    std::iter::once(new).chain(old).map(bytes).collect()
+    let ended = ended.iter().map(|ended| &ended.record.region.range);
+    std::iter::once(new).chain(old).chain(ended).map(bytes).collect()
 }
 
 /// Adds to a batch that the log of a region begins after `last`.
@@ -197,6 +229,8 @@ fn hard_state_at(stored: HardState, last: LogId) -> HardState {
 mod tests {
     use super::*;
 
+    use crate::region::merge::Merges;
+
     use raft::NodeId;
     use scheduler::{Epoch, Peer, PeerId, Region, StoreId};
 
@@ -209,7 +243,7 @@ mod tests {
             epoch: Epoch::FIRST,
             peers: vec![Peer::voter(PeerId(11), StoreId(1))],
         };
-        let record = RegionRecord { region, me: PeerId(11), tombstone: false };
+        let record = RegionRecord { region, me: PeerId(11), tombstone: false, merges: Merges::default() };
         Descriptor { record, at: LogId::new(4, 50), by_snapshot }.encode()
     }
 

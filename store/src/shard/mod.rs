@@ -31,12 +31,14 @@ pub mod load;
 pub mod loading;
 pub mod long_double;
 mod members;
+mod merging;
 pub mod modify;
 mod natural;
 pub mod open;
 pub mod openings;
 pub mod outbox;
 mod parts;
+mod pieces;
 pub mod placed;
 pub mod quiet;
 pub mod read;
@@ -105,6 +107,7 @@ use inbox::InboxCounters;
 use installing::Installs;
 use load::{Counts, RegionCounts};
 use loading::Loads;
+use merging::Driven;
 use openings::Openings;
 use outbox::{Outbox, Transport};
 use receiving::Receptions;
@@ -166,6 +169,8 @@ struct Inner {
     installs: Installs,
     /// What was said of its regions a moment ago.
     repeats: Repeats,
+    /// How long sources of merges wait.
+    driven: Driven,
     /// What the store can do for clients, and why not more.
     health: Rc<Health>,
     /// When the log write in flight began.
@@ -472,6 +477,9 @@ impl State {
         match route {
             Some(route) => check(replica, route)?,
             None => guard::lead(replica.here())?,
+        }
+        if replica.is_stopped() {
+            return Err(Refusal::not_current());
         }
         Ok(replica)
     }

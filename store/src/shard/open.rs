@@ -48,6 +48,7 @@ use super::installing;
 use super::installing::Installs;
 use super::load::RegionCounts;
 use super::loading::Loads;
+use super::merging::Driven;
 use super::openings::Openings;
 use super::outbox::Outbox;
 use super::receiving::Receptions;
@@ -66,6 +67,7 @@ use crate::memory::Memory;
 use crate::region::apply::tombstone_batch;
 use crate::region::invitation::Invitation;
 use crate::region::life::Life;
+use crate::region::merge::Merges;
 use crate::region::record::{Descriptor, InForce, Kept, RegionRecord};
 use crate::region::replica::{Replica, Stored};
 use crate::region::split::{FIRST_BASE, SplitOrigin};
@@ -147,6 +149,7 @@ impl Inner {
             receptions: Receptions::default(),
             installs: Installs::default(),
             repeats: Repeats::default(),
+            driven: Driven::default(),
             health,
             log_watch: LogWatch::default(),
             stalls: Stalls::default(),
@@ -274,7 +277,7 @@ impl Shard {
             let me = region.peer_on(options.store).map(|peer| peer.id);
             let me = me.expect("a store is bootstrapped with regions that have a peer on it");
             let start = Start::bootstrap(FIRST_BASE, Membership::default());
-            let record = RegionRecord { region, me, tombstone: false };
+            let record = RegionRecord { region, me, tombstone: false, merges: Merges::default() };
             let group = record.region.id.0;
             batch.put_state(group, TAG_HARD_STATE, &encode_hard_state(&start.hard_state));
             batch.put_state(group, TAG_RECORD, &record.encode());

@@ -229,11 +229,14 @@ impl Inner {
                 return Err(Unwanted::NotHere);
             }
             Verdict::Destroy | Verdict::Drop(Stray::OldPeer) => return Err(Unwanted::OtherTarget),
+            // The region was taken in by another: there is nothing to be received, and nothing to be said by a snapshot.
+            Verdict::TellMerged(_) | Verdict::HearMerged(_) => return Err(Unwanted::NotHere),
             Verdict::TellRemoved => {
                 self.outbox.send(vec![replica.tell_removed(message)]);
                 return Err(Unwanted::SenderRemoved);
             }
             Verdict::Drop(Stray::RangeTaken) if planted(Bug::SnapshotOverNeighbour) => {}
+            Verdict::Drop(Stray::RangeTaken) if self.in_the_way(state, message).is_none() => {}
             Verdict::Drop(Stray::RangeTaken) => return Err(self.overlap(state, message)),
         }
         if state.table.is_awaited(region) {
@@ -257,11 +260,11 @@ impl Inner {
             // It has no keys of users, so no neighbour.
             return Ok((last, carried));
         }
-        let in_the_way = || {
-            let live = state.table.overlapping(&range, region);
-            live.or_else(|| self.receptions.overlapping(&range, region))
-        };
-        match in_the_way() {
+        if self.is_busy_in_the_way(state, message) {
+            return Err(Unwanted::Busy);
+        }
+        let live = self.in_the_way(state, message);
+        match live.or_else(|| self.receptions.overlapping(&range, region)) {
             Some(by) if !planted(Bug::SnapshotOverNeighbour) => Err(Unwanted::Overlap(by)),
             Some(_) | None => Ok((last, range)),
         }

@@ -21,6 +21,7 @@ use crate::plant::{Bug, plant};
 use crate::region::change::membership;
 use crate::region::command::{Write, Writes};
 use crate::region::life::Life;
+use crate::region::merge::Merges;
 use crate::region::message::{Body, PeerMessage};
 use crate::region::record::RegionRecord;
 
@@ -78,7 +79,12 @@ fn beat(peer: u64, commit: Index) -> PeerMessage {
 
 fn offer(peer: u64) -> Offer {
     let region = region(peer);
-    let record = RegionRecord { region: region.clone(), me: PeerId(100 + peer), tombstone: false };
+    let record = RegionRecord {
+        region: region.clone(),
+        me: PeerId(100 + peer),
+        tombstone: false,
+        merges: Merges::default(),
+    };
     let context = Payload::from(record.encode());
     let snapshot = Snapshot { last: last(peer), membership: membership(&region), context };
     let message = from_leader(peer, raft(peer, raft::Body::Snapshot(Box::new(snapshot))));

@@ -38,8 +38,17 @@ impl Shard {
 
     /// Joins two regions that touch.
     pub(crate) fn join(&self, left: RegionId, right: RegionId) {
-        let removed =
-            self.inner.state.borrow_mut().table.join_regions(left, right).expect("two regions that touch");
+        let removed = {
+            let table = &mut self.inner.state.borrow_mut().table;
+            let range = |id: RegionId| table.get(id).expect("it is here").region().range.clone();
+            let range =
+                scheduler::merge::joined(&range(left), &range(right)).expect("two regions that touch");
+            let removed = table.take_in(right, left).expect("it is here");
+            table.get_mut(left).expect("it is here").cover(range);
+            table.publish_region(left);
+            table.mark_dirty(left);
+            removed
+        };
         self.let_go(removed);
         self.inner.bell.ring();
     }

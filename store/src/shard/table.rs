@@ -5,7 +5,7 @@
 //! the simulated stores of the region scripts use this very table.
 //!
 //! A region comes by [`Table::enter_region`], leaves by [`Table::bury_region`], is split by [`Table::split_region`] ([`halves`](super::halves)), changes its
-//! range by [`Table::cut_region`] or [`Table::join_regions`], and has a change that an entry made to it published by [`Table::publish_region`]. Nothing else
+//! range by [`Table::cut_region`], is taken in by another with [`Table::take_in`], and has a change that an entry made to it published by [`Table::publish_region`]. Nothing else
 //! moves a border.
 //!
 //! Invariants, asserted by [`Table::check`]:
@@ -51,6 +51,8 @@ pub struct Table<W, R> {
     tombstones: HashMap<RegionId, RegionRecord, foldhash::fast::FixedState>,
     /// What waits for splits to be applied.
     pub(super) halves: Halves,
+    /// The regions that wait to be taken in.
+    merging: BTreeSet<RegionId>,
     routes: u64,
     /// First keys at which what is published has changed since [`Table::take_changes`].
     changed_at: BTreeSet<Vec<u8>>,
@@ -79,10 +81,6 @@ pub struct Refused<W, R> {
     pub by: RegionId,
 }
 
-/// Two regions that cannot be joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAdjacent;
-
 impl<W, R> Default for Table<W, R> {
     fn default() -> Self {
         Self {
@@ -98,6 +96,7 @@ impl<W, R> Default for Table<W, R> {
             round_ticks: 0,
             tombstones: HashMap::default(),
             halves: Halves::default(),
+            merging: BTreeSet::new(),
             routes: 0,
             changed_at: BTreeSet::new(),
             changed: Rc::default(),
@@ -142,6 +141,7 @@ impl<W, R> Table<W, R> {
         });
         self.dirty.retain(|marked| *marked != id);
         self.awake.retain(|awake| *awake != id);
+        self.merging.remove(&id);
         self.changed_groups = true;
         self.tombstones.insert(id, record);
         removed
@@ -168,36 +168,25 @@ impl<W, R> Table<W, R> {
         self.enter_region(right)
     }
 
-    /// Gives the range of a region, which is buried, to the one that ends where it begins. The buried replica comes back, with those
-    /// who still wait there.
-    ///
-    /// # Errors
-    /// If one of the two is not here or in the middle of another change, or they do not touch: nothing has changed then.
-    pub fn join_regions(&mut self, id: RegionId, right: RegionId) -> Result<Replica<W, R>, NotAdjacent> {
-        let may_merge = |replica: &&Replica<W, R>| replica.life().may_become(Life::Merging);
-        let of = |id: RegionId| self.get(id).filter(may_merge).map(Replica::region);
-        let (Some(left), Some(source)) = (of(id), of(right)) else { return Err(NotAdjacent) };
-        if left.range.end() != source.range.start() || left.range.end().as_bytes().is_empty() {
-            return Err(NotAdjacent);
-        }
-        let start = left.range.start().as_bytes().to_vec();
-        let range = KeyRange::new(start, source.range.end().as_bytes().to_vec());
-        let range = range.expect("two ranges that touch");
-        for side in [id, right] {
-            self.get_mut(side).expect("it is here").begin_merge();
-        }
-        let record = self.get_mut(right).expect("it is here").end_in_merge();
-        let removed = self.bury_region(record).expect("it is here");
-        let version = removed.region().epoch.version;
-        self.get_mut(id).expect("it is here").end_merge(range, version);
-        self.publish_region(id);
-        self.mark_dirty(id);
-        Ok(removed)
+    /// Takes out a region whose range `into` has taken over, which is to be published next. The replica comes back, with those who still
+    /// wait there.
+    pub fn take_in(&mut self, source: RegionId, into: RegionId) -> Option<Replica<W, R>> {
+        let record = self.get_mut(source)?.end_in_merge(into);
+        self.bury_region(record)
+    }
+
+    /// The regions that wait to be taken in.
+    pub fn waiting_for_merges(&self) -> impl Iterator<Item = RegionId> {
+        self.merging.iter().copied()
     }
 
     /// Publishes a range or an epoch that has changed.
     pub fn publish_region(&mut self, id: RegionId) {
         let Some(entry) = self.regions.get_mut(&id) else { return };
+        match entry.replica.life() == Life::Merging {
+            true => drop(self.merging.insert(id)),
+            false => drop(self.merging.remove(&id)),
+        }
         let Region { id: _, range, epoch, peers: _ } = entry.replica.region();
         let has_range = entry.replica.has_range();
         let known = entry.published.as_ref();
@@ -381,17 +370,23 @@ impl<W, R> Table<W, R> {
 
     /// A region other than `but` that covers part of `range`. Nothing is in the way of the system group.
     pub fn overlapping(&self, range: &KeyRange, but: RegionId) -> Option<RegionId> {
-        if but == GROUP {
-            // The system group has no keys of users.
-            return None;
-        }
+        self.all_overlapping(range, but).next()
+    }
+
+    /// All of those.
+    pub fn all_overlapping<'a>(
+        &'a self,
+        range: &'a KeyRange,
+        but: RegionId,
+    ) -> impl Iterator<Item = RegionId> + use<'a, W, R> {
         let covers = |id: &RegionId| self.get(*id).is_some_and(|it| it.region().range.overlaps(range));
-        self.around(range).find(|id| *id != but && covers(id))
+        // The system group has no keys of users.
+        self.around(range).filter(move |id| but != GROUP && *id != but && covers(id))
     }
 
     /// The regions that begin in a range, behind the one that is the last to begin at or below its start: as no two overlap, no other can
     /// cover part of it.
-    fn around(&self, range: &KeyRange) -> impl Iterator<Item = RegionId> {
+    fn around<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = RegionId> + use<'a, W, R> {
         use std::ops::Bound::{Excluded, Unbounded};
         let (start, end) = (range.start().as_bytes(), range.end().as_bytes());
         let upper = if end.is_empty() { Unbounded } else { Excluded(end) };
@@ -423,6 +418,8 @@ impl<W, R> Table<W, R> {
         self.check_halves();
         let published = self.regions.values().filter(|entry| entry.published.is_some()).count();
         assert_eq!(self.by_start.len(), published, "first keys without a region");
+        let waiting = self.iter().filter(|it| it.life() == Life::Merging).map(Replica::id);
+        assert_eq!(waiting.collect::<BTreeSet<_>>(), self.merging, "who waits to be taken in");
         let mut end: Option<&[u8]> = Some(b"");
         for (start, id) in &self.by_start {
             let region: &Region = self.get(*id).expect("a first key has a region").region();
@@ -436,6 +433,7 @@ impl<W, R> Table<W, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::region::merge::Merges;
     use crate::region::replica::Stored;
     use raft::{LogId, Membership, Start, Time};
     use scheduler::{Epoch, Peer, StoreId};
@@ -449,7 +447,8 @@ mod tests {
             peers: vec![Peer::voter(PeerId(id + 100), StoreId(1))],
         };
         let start = Start::bootstrap(LogId::new(5, 5), Membership::default());
-        let record = RegionRecord { region, me: PeerId(id + 100), tombstone: false };
+        let record =
+            RegionRecord { region, me: PeerId(id + 100), tombstone: false, merges: Merges::default() };
         let stored = Stored { record, in_tree: false, start };
         Replica::new(StoreId(1), stored, Arc::new(raft::Config::default()), 7, Time(0)).unwrap()
     }
@@ -510,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_cut_and_joined_as_one_step_and_both_are_published() {
+    fn a_region_is_cut_and_taken_out_and_all_is_published() {
         let mut table = table();
         table.take_changes();
         let before = table.routes();
@@ -529,27 +528,11 @@ mod tests {
         assert_eq!(changes(&mut table), [("c".to_owned(), Some(2)), ("g".to_owned(), Some(4))]);
         assert_eq!((table.region_of(b"f"), table.region_of(b"g")), (Some(RegionId(2)), Some(RegionId(4))));
         table.check();
-        let gone = table.join_regions(RegionId(2), RegionId(4)).unwrap();
-        assert_eq!((gone.id(), table.region_of(b"g")), (RegionId(4), Some(RegionId(2))));
-        assert_eq!(changes(&mut table), [("c".to_owned(), Some(2)), ("g".to_owned(), None)]);
-        assert_eq!(changes(&mut table), []);
-        assert_eq!(versions(&table), [(1, first), (2, first + 2), (3, first)]);
-        assert!(table.tombstone(RegionId(4)).is_some());
-        let lives = (gone.life(), table.get(RegionId(2)).map(Replica::life));
-        assert_eq!(lives, (Life::Tombstone, Some(Life::Live)), "both went through the table of lives");
+        let gone = table.take_in(RegionId(4), RegionId(2)).unwrap();
+        assert_eq!(changes(&mut table), [("g".to_owned(), None)]);
+        assert_eq!((gone.life(), gone.id()), (Life::Tombstone, RegionId(4)));
+        assert_eq!(table.tombstone(RegionId(4)).unwrap().merges.into, Some(RegionId(2)));
         table.check();
-    }
-
-    #[test]
-    fn a_region_in_the_middle_of_a_change_is_not_joined() {
-        for busy in [2, 3] {
-            let mut table = table();
-            table.get_mut(RegionId(busy)).unwrap().begin_merge();
-            let before = table.routes();
-            assert_eq!(table.join_regions(RegionId(2), RegionId(3)).unwrap_err(), NotAdjacent);
-            assert_eq!((table.routes(), table.len()), (before, 3), "nothing has changed");
-            table.check();
-        }
     }
 
     /// Opening a store asks this once per region.
@@ -586,16 +569,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_end_of_a_region_is_not_cut_off_and_what_does_not_touch_is_not_joined() {
+    fn what_is_not_the_end_of_a_region_is_not_cut_off() {
         let mut table = table();
         let before = table.routes();
         for (id, start, end) in [(2, "c", "m"), (2, "g", "k"), (1, "g", "m"), (9, "g", "m")] {
             assert_eq!(table.cut_region(RegionId(id), replica(4, start, end)).unwrap_err().by, RegionId(id));
         }
         assert_eq!(table.cut_region(RegionId(2), replica(3, "g", "m")).unwrap_err().by, RegionId(2));
-        for (left, right) in [(1, 3), (2, 1), (3, 1), (1, 9)] {
-            assert_eq!(table.join_regions(RegionId(left), RegionId(right)).unwrap_err(), NotAdjacent);
-        }
         assert_eq!(table.routes(), before, "nothing has changed");
         table.check();
     }

@@ -28,6 +28,7 @@ use scheduler::{PeerId, RegionId};
 
 use super::created::Created;
 use super::parts::Parts;
+use super::pieces;
 use super::{Asked, Due, Inner, Queued, Shard, State};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
@@ -37,11 +38,8 @@ use crate::region::replica::Replica;
 use crate::region::submit::TurnRoom;
 use crate::region::system::named;
 
-/// Committed entries read back from the log at a time, bytes.
-const REPLAY_BYTES_MAX: usize = 4 << 20;
-
 /// Committed commands applied at once, bytes; a larger one alone. Between two such pieces others of the core may run.
-const APPLY_BYTES_MAX: usize = 32 << 10;
+pub(super) const APPLY_BYTES_MAX: usize = 32 << 10;
 
 /// After this many turns with writes and without a read between them no client counts as reading.
 const QUIET_TURNS: u64 = 8;
@@ -301,65 +299,6 @@ impl Shard {
             }
         }
     }
-
-    /// Applies committed entries piece by piece, and lets others run between two pieces. The tree gets each piece whole, with its mark
-    /// and, where an entry changed it, the descriptor, so any of them may be the last.
-    pub(super) async fn apply_in_pieces(
-        &self,
-        replica: (RegionId, PeerId),
-        entries: &[Entry],
-    ) -> Result<(), Fault> {
-        let (inner, mut rest) = (&*self.inner, entries);
-        let budget = inner.rt.budget();
-        while !rest.is_empty() && !inner.health.has_stopped() {
-            let (piece, after) = rest.split_at(piece_of(rest));
-            inner.apply(&mut inner.state.borrow_mut(), replica, piece)?;
-            rest = after;
-            budget.tick().await;
-        }
-        Ok(())
-    }
-
-    /// Applies committed entries that have to be read back, because apply runs far behind.
-    async fn replay(&self, Behind { region, peer, first, last }: Behind) -> Result<(), Fault> {
-        let inner = &*self.inner;
-        let budget = inner.rt.budget();
-        let mut next = first.0;
-        while next <= last.0 {
-            let read = inner.log.entries(region.0, next..last.0 + 1, REPLAY_BYTES_MAX).await?;
-            if inner.health.has_stopped() {
-                return Ok(());
-            }
-            let Some(end) = read.last().map(|entry| entry.index) else {
-                let what = format!(
-                    "region {region} needs entries {next} to {} and the log has no entry {next}",
-                    last.0
-                );
-                return Err(Fault::corruption(&inner.dir.join("log"), what));
-            };
-            let entries = read.into_iter().map(|entry| super::open::to_raft(&inner.dir, region.0, entry));
-            let entries = entries.collect::<Result<Vec<Entry>, Fault>>()?;
-            next = end + 1;
-            self.apply_in_pieces((region, peer), &entries).await?;
-            if inner.health.has_stopped() {
-                return Ok(());
-            }
-            // Only memory has a bound here; a start must not wait for compactions.
-            self.wait_while(Tree::memory_is_full).await?;
-            budget.tick().await;
-        }
-        Ok(())
-    }
-}
-
-/// How many of `entries`, which are some, are applied at once.
-fn piece_of(entries: &[Entry]) -> usize {
-    let mut bytes = 0;
-    let fits = |entry: &&Entry| {
-        bytes += entry.payload.len();
-        bytes <= APPLY_BYTES_MAX
-    };
-    entries.iter().take_while(fits).count().max(1)
 }
 
 impl Inner {
@@ -401,7 +340,7 @@ impl Inner {
         match apply {
             Some(Apply::Entries(entries)) => {
                 work.applied_bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
-                if work.applied_bytes <= APPLY_BYTES_MAX {
+                if work.applied_bytes <= APPLY_BYTES_MAX && !pieces::has_steps(&entries) {
                     self.apply(state, (region, peer), &entries)?;
                 } else {
                     work.committed.push(Committed { region, peer, entries });
@@ -438,8 +377,12 @@ impl Inner {
             return self.acknowledge_one(state, write);
         }
         let early = brings_snapshot && planted(Bug::LogBeforeTree);
+        let ended = write.install().map(|install| self.end_with_snapshot(state, install));
         let write = match if early { Some(write) } else { self.installs.keep(write) } {
-            None if brings_snapshot => return work.installs.push(region),
+            None if brings_snapshot => {
+                self.installs.end_with(region, ended.unwrap_or_default());
+                return work.installs.push(region);
+            }
             None => return,
             Some(write) => write,
         };
@@ -485,7 +428,8 @@ impl Inner {
         let mut applied = replica
             .apply(entries, &mut batch)
             .map_err(|damaged| Fault::corruption(&self.dir, damaged.to_string()))?;
-        let halves = applied.take_halves();
+        let (halves, taken) = (applied.take_halves(), applied.take_taken());
+        state.table.end_taken(&taken, region, &mut batch);
         if halves.is_empty() || !planted(Bug::HalfDescribedLate) {
             state.table.describe_halves(&halves, &mut batch);
         }
@@ -495,6 +439,7 @@ impl Inner {
             state.table.describe_halves(&halves, &mut late);
             self.tree.write(&late)?;
         }
+        self.let_taken_go(state, region, &taken);
         self.counters.applied.add(applied.entries as u64);
         for (due, decided) in applied.take_decided() {
             due.reply.decided(decided);

@@ -52,6 +52,7 @@ impl Shard {
             inner.outbox.take_spoken_to().into_iter().for_each(|store| state.table.spoke_to(store));
             let Ticked { moved, signs } = state.table.tick(now, self.is_stuck());
             drop(state);
+            self.drive_merges();
             if moved {
                 inner.bell.ring();
             }

@@ -10,7 +10,6 @@ use std::cell::Cell;
 use bytes::Bytes;
 
 use engine::lsm::{Lookup, TimedValue, Until, WallMs};
-use raft::Term;
 use scheduler::RegionId;
 
 use super::gate::op_bytes;
@@ -104,10 +103,10 @@ impl Shard {
     }
 
     fn modify(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply) {
-        let (known, term) = {
+        let (known, leadership) = {
             let mut state = self.inner.state.borrow_mut();
-            match current_term(&mut state, route.as_ref(), &key) {
-                Ok(term) => (state.known(&key), term),
+            match current_leadership(&mut state, route.as_ref(), &key) {
+                Ok(leadership) => (state.known(&key), leadership),
                 Err(refusal) => {
                     drop(state);
                     return self.inner.refuse(reply, refusal);
@@ -125,21 +124,21 @@ impl Shard {
         match now {
             Lookup::Found(value) => self.inner.step(route.as_ref(), key, Some(value), change, reply),
             Lookup::Absent => self.inner.step(route.as_ref(), key, None, change, reply),
-            Lookup::NeedsIo => self.load(route, key, change, reply, term),
+            Lookup::NeedsIo => self.load(route, key, change, reply, leadership),
         }
     }
 
     /// Reads the key from disk, then goes on; what else arrives for the key waits meanwhile, so nothing changes it.
-    /// After another election than that of `term` the value may be old.
-    fn load(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply, term: Term) {
+    /// Under another `leadership` the value may be old.
+    fn load(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply, leadership: u64) {
         self.inner.state.borrow_mut().loads.begin(key.clone());
         let shard = self.clone();
         self.inner.rt.clone().spawn(async move {
             let loaded = shard.inner.charged_value(&key).await;
-            let now = current_term(&mut shard.inner.state.borrow_mut(), route.as_ref(), &key);
+            let now = current_leadership(&mut shard.inner.state.borrow_mut(), route.as_ref(), &key);
             match loaded {
                 Ok(value) => match now {
-                    Ok(now) if now == term => {
+                    Ok(now) if now == leadership => {
                         shard.inner.step(route.as_ref(), key.clone(), value, change, reply)
                     }
                     Ok(_) => shard.inner.refuse(reply, Refusal::StaleCommand),
@@ -367,14 +366,14 @@ impl Inner {
     }
 }
 
-/// The term in which the region that `route` or `key` leads to may be computed from its state.
-fn current_term(state: &mut State, route: Option<&Route>, key: &[u8]) -> Result<Term, Refusal> {
+/// The leadership in which the region that `route` or `key` leads to may be computed from its state.
+fn current_leadership(state: &mut State, route: Option<&Route>, key: &[u8]) -> Result<u64, Refusal> {
     let replica = state.admit(route, key)?;
     guard::covers(replica.region(), key)?;
     if !replica.is_current() && !planted(Bug::ComputedEarly) {
         return Err(Refusal::not_current());
     }
-    Ok(replica.term())
+    Ok(replica.leadership())
 }
 
 /// Bytes of the value that `change` makes of one of `before` bytes.

@@ -18,7 +18,9 @@
 //! | `compare S R KEY NAME` | a request that writes nothing after all: answered from the state by lease, else by an entry |
 //! | `known S R KEY` | what is in flight |
 //! | `split S R KEY R2 PEERS ...` `[epoch=CONF,VERSION]` | a split at one key or several, with the ids of new peers by position |
-//! | `cut S R KEY R2 PEER`, `join S R R2` | a split and a merge without an entry, of regions with one replica |
+//! | `cut S R KEY R2 PEER` | a split without an entry, of a region with one replica |
+//! | `prepare S R R2`, `commit S R R2`, `refuse S R R2`, `rollback S R R2` | the steps of a merge of R2 into R, as the store knows both |
+//! | `everywhere S R`, `fate S R` | whether all replicas have the prepare, and what the store knows of the merge |
 //! | `change S R add-voter\|add-learner PEER`, `promote\|demote\|remove ID`, `enter +ID -ID ...`, `leave`, with `epoch=CONF,VERSION` | a change of membership |
 //! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits between stores; put aside, bring back |
 //! | `hold S`, `write-one S`, `write S`, `hold-apply S`, `apply-one S`, `apply S` | stop a disk or a state machine, let it catch up |
@@ -45,6 +47,9 @@ use store::region::submit::Edit;
 
 use crate::kit::{Peer, Shipped, Store, show, show_message};
 use crate::play;
+
+#[path = "script_merges.rs"]
+mod merges;
 
 #[derive(Default)]
 struct Stage {
@@ -127,12 +132,9 @@ impl Stage {
             "compare" => self.compare(id, region, words[3], words[4]),
             "split" => self.split(id, region, &words[3..]),
             "cut" => self.cut(id, region, &words[3..]),
-            "join" => {
-                let joined = self.store(id).table.join_regions(RegionId(region), RegionId(number(words[3])));
-                match joined {
-                    Ok(removed) => self.store(id).leave(removed),
-                    Err(why) => self.say(format!("{id}: {why:?}")),
-                }
+            "everywhere" | "fate" => self.merge_stands(words[0], id, region),
+            "prepare" | "commit" | "rollback" | "refuse" => {
+                self.merge(words[0], id, (region, number(words[3])))
             }
             "known" => {
                 let known = match self.replica(id, region).known(words[3].as_bytes()) {
@@ -512,6 +514,22 @@ impl Stage {
                 self.queue.push_back(answer);
                 "  (sender is removed)".to_owned()
             }
+            Verdict::TellMerged(into) => {
+                let record = store.table.tombstone(message.region).expect("the verdict says so");
+                let answer = Peer::tell_merged(&message, record, into);
+                self.queue.push_back(answer);
+                format!("  (taken in by {into})")
+            }
+            Verdict::HearMerged(into) => {
+                let has_ended = store.table.get(into).is_none() && store.table.tombstone(into).is_some();
+                if !has_ended || store.is_needed_by_halves(message.region) {
+                    return "  (waits)".to_owned();
+                }
+                let replica = store.table.get_mut(message.region).expect("the verdict says so");
+                replica.destroy(message.epoch);
+                self.settle(to);
+                "  (destroyed)".to_owned()
+            }
             Verdict::Drop(Stray::Absent) if store.table.keep_vote(&message) => "  (Absent, kept)".to_owned(),
             Verdict::Drop(stray) => format!("  ({stray:?})"),
         }
@@ -556,7 +574,8 @@ fn scripts_show_what_happens() {
 #[test]
 fn bugs_in_regions_are_caught() {
     let mut missed = Vec::new();
-    for bug in Bug::REGION.into_iter().chain(Bug::SPLIT).chain(Bug::QUIET) {
+    let of_merges = [Bug::SourceGoesOn, Bug::EndNotDescribed, Bug::RolledBackBlindly];
+    for bug in Bug::REGION.into_iter().chain(Bug::SPLIT).chain(Bug::QUIET).chain(of_merges) {
         let caught = play::scripts(&folder(), 30).into_iter().any(|(_, text)| {
             let planted = move || {
                 plant(Some(bug));

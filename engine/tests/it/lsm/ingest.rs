@@ -43,6 +43,7 @@ pub(super) fn ingest(pieces: Pieces) -> Ingest {
         group: 7,
         applied: 50,
         state: Some(b"state".to_vec()),
+        others: Vec::new(),
         families: FAMILIES,
         ranges: vec![(key(FROM), key(TO))],
         pieces,
@@ -139,8 +140,14 @@ fn a_range_replaces_what_was_there_on_all_levels() {
         before.next().await.unwrap().unwrap();
         assert_eq!(tree.flushed_index(7), 900);
 
-        tree.ingest(ingest(pieces.clone())).await.unwrap();
+        let mut batch = WriteBatch::new();
+        batch.mark(8, 900);
+        batch.describe(8, b"what it was");
+        tree.write(&batch).unwrap();
+        let others = vec![(8, 30, b"ended".to_vec())];
+        tree.ingest(Ingest { others, ..ingest(pieces.clone()) }).await.unwrap();
         assert_eq!(shown(&tree).await, expected());
+        assert_eq!((tree.flushed_index(8), tree.state(8).as_deref()), (30, Some(&b"ended"[..])), "the other");
         assert_eq!(tree.flushed_index(7), 50, "the mark is replaced, not kept because it is larger");
         assert_eq!(tree.state(7).as_deref(), Some(&b"state"[..]));
         let (key_before, value) = before.next().await.unwrap().unwrap();
@@ -171,6 +178,7 @@ fn a_range_replaces_what_was_there_on_all_levels() {
         let tree = open(&rt).await;
         assert_eq!(shown(&tree).await, after);
         assert_eq!((tree.flushed_index(7), tree.state(7).as_deref()), (50, Some(&b"state"[..])));
+        assert_eq!((tree.flushed_index(8), tree.state(8).as_deref()), (30, Some(&b"ended"[..])));
         tree.close().await;
     });
 }

@@ -245,7 +245,8 @@ impl Run {
             index
         };
         let (families, ranges) = (&Cf::ALL, vec![range_of(group)]);
-        let ingest = Ingest { group, applied: index, state: None, families, ranges, pieces };
+        let ingest =
+            Ingest { group, applied: index, state: None, others: Vec::new(), families, ranges, pieces };
         let (into, on) = (tree.clone(), rt.clone());
         let ingesting = rt.spawn(async move { again(&on, async || into.ingest(ingest.clone()).await).await });
         for _ in 0..self.dice.roll(10) {

@@ -78,6 +78,7 @@ struct StoredPeer {
 enum StoredContent {
     Raft { term: u64, body: StoredBody },
     Removed,
+    Merged { into: u64 },
 }
 
 impl MessageBatch {
@@ -139,6 +140,7 @@ impl MessageBatch {
                     StoredContent::Raft { term: term.0, body: store_body(body, bytes) }
                 }
                 Body::Removed => StoredContent::Removed,
+                Body::Merged { into } => StoredContent::Merged { into: into.0 },
             },
         }
     }
@@ -185,7 +187,7 @@ pub fn message_bytes(message: &PeerMessage) -> usize {
     let range = message.range.as_ref().map_or(0, |range| range.start().len() + range.end().len());
     let body = match &message.body {
         Body::Raft(raft) => body_bytes(&raft.body),
-        Body::Removed => 0,
+        Body::Removed | Body::Merged { into: _ } => 0,
     };
     FIXED_BYTES + range + body
 }
@@ -245,6 +247,7 @@ fn load_message(
             body: load_body(body, bytes)?,
         })),
         ArchivedStoredContent::Removed => Body::Removed,
+        ArchivedStoredContent::Merged { into } => Body::Merged { into: RegionId(into.to_native()) },
     };
     let epoch = Epoch::new(stored.conf_ver.to_native(), stored.version.to_native());
     Ok(PeerMessage { region, from, to, epoch, range, body })

@@ -72,6 +72,7 @@ fn batch() -> MessageBatch {
     let mut messages: Vec<PeerMessage> =
         bodies().into_iter().enumerate().map(|(place, body)| envelope(place, raft(place, body))).collect();
     messages.push(envelope(messages.len(), Content::Removed));
+    messages.push(envelope(messages.len(), Content::Merged { into: RegionId(77) }));
     MessageBatch { from: StoreId(1), to: StoreId(2), messages }
 }
 

@@ -7,6 +7,7 @@ mod blank;
 mod computed;
 mod expiry;
 mod members;
+mod merges;
 mod moves;
 mod numbers;
 mod quiet;

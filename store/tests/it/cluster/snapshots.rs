@@ -12,6 +12,7 @@ use engine::rt::sim::{NetOptions, Options, World};
 use raft::{GroupId, LogId, Membership, Message, NodeId, Payload, Snapshot, Term};
 use scheduler::{Epoch, KeyRange, PeerId, Region, RegionId, StoreId};
 use store::plant::{self, Bug};
+use store::region::merge::Merges;
 use store::region::message::{Body, PeerMessage};
 use store::region::record::RegionRecord;
 use store::shard::Shard;
@@ -475,7 +476,8 @@ pub(super) fn offer(follower: usize, change: impl FnOnce(&mut Crafted)) -> Offer
     };
     change(&mut crafted);
     let Crafted { region: described, last, term, to, membership } = crafted;
-    let record = RegionRecord { region: described.clone(), me: to.id, tombstone: false };
+    let record =
+        RegionRecord { region: described.clone(), me: to.id, tombstone: false, merges: Merges::default() };
     let membership =
         membership.unwrap_or_else(|| Membership::of(described.peers.iter().map(|peer| NodeId(peer.id.0))));
     let from = region.peers[(follower + 1) % NODES];

@@ -21,6 +21,7 @@ use scheduler::{PeerId, Region, RegionId, StoreId};
 use store::refusal::Refusal;
 use store::region::apply::tombstone_batch;
 use store::region::effects::LogWrite;
+use store::region::merge::Merges;
 use store::region::message::PeerMessage;
 use store::region::record::{Descriptor, InForce, Kept, RegionRecord};
 use store::region::replica::{Abandoned, Replica, Stored};
@@ -101,7 +102,7 @@ impl Store {
     /// What a replica of `region` begins with, durable.
     fn begin(&mut self, region: &Region) -> Stored {
         let me = region.peer_on(self.id).expect("a peer on this store").id;
-        let record = RegionRecord { region: region.clone(), me, tombstone: false };
+        let record = RegionRecord { region: region.clone(), me, tombstone: false, merges: Merges::default() };
         let start = Start::bootstrap(BASE, Membership::default());
         let hard = start.hard_state;
         let group = Group { first: record.encode(), hard, base: BASE, entries: Vec::new(), origin: None };

@@ -4,9 +4,10 @@
 use engine::lsm::{Cf, WriteBatch};
 use raft::{Apply, Entry, HardState, Index, LogId, SnapshotReport, Term, Time};
 use scheduler::{PeerId, Region, RegionId};
-use store::region::apply::erase;
+use store::region::apply::{describe_end, erase};
 use store::region::effects::{Effects, Install};
 use store::region::life::Life;
+use store::region::merge::{self, MergeStep};
 use store::region::message::Verdict;
 use store::region::record::Descriptor;
 use store::region::replica::Replica;
@@ -150,6 +151,19 @@ impl Store {
             erase(&mut batch, &Region { range: old_range.clone(), ..install.record.region.clone() });
         }
         erase(&mut batch, &install.record.region);
+        let taken: Vec<RegionId> = self
+            .table
+            .all_overlapping(&install.record.region.range, id)
+            .filter(|other| install.record.merges.has_taken(*other))
+            .collect();
+        for source in taken {
+            let at = self.table.get(source).expect("it overlaps").applied_id();
+            let removed = self.table.take_in(source, id).expect("it overlaps");
+            erase(&mut batch, removed.region());
+            describe_end(&mut batch, removed.record(), at);
+            self.say(format!("{} ends with it", removed.region()));
+            self.leave(removed);
+        }
         let data = shipped.get(&(id, install.last)).expect("the data came with the message");
         data.iter().for_each(|(key, value)| batch.put(Cf::Default, key, value));
         batch.mark(id.0, install.last.index.0);
@@ -171,18 +185,58 @@ impl Store {
             Pending::Entries(entries) => entries,
             Pending::FromLog(first, last) => self.entries(id, first, last).expect("the log has them"),
         };
+        // A step of a merge is a piece of its own, as in a store.
+        if let Some(place) = entries.iter().position(is_step).filter(|place| *place > 0 || entries.len() > 1)
+        {
+            let (before, rest) = entries.split_at(place.max(1));
+            for part in [rest, before] {
+                self.pending.push_front((id, peer, Pending::Entries(part.to_vec())));
+            }
+            return;
+        }
+        if let [entry] = &entries[..]
+            && let Some((epoch, commit)) = MergeStep::commit_of(&entry.payload)
+            && self.table.get(id).is_some_and(|it| it.region().epoch == epoch)
+            && !self.bring(commit.source.region.id, commit.prepare, now)
+        {
+            self.say(format!("{id} cannot take in {}, which is behind", commit.source.region.id));
+            return self.pending.push_back((id, peer, Pending::Entries(entries)));
+        }
         let replica = self.table.get_mut(id).expect("it is here");
         let mut batch = WriteBatch::new();
         let mut applied = replica.apply(&entries, &mut batch).expect("readable entries");
-        let halves = applied.take_halves();
+        let (halves, taken) = (applied.take_halves(), applied.take_taken());
+        self.table.end_taken(&taken, id, &mut batch);
         self.table.describe_halves(&halves, &mut batch);
         self.tree.write(&batch);
+        for removed in self.table.bury_taken(&taken) {
+            self.say(format!("{} was taken in by {id}", removed.region()));
+            self.leave(removed);
+        }
         let answers = self.table.get_mut(id).expect("it is here").applied(applied);
         self.answer(answers);
         self.table.publish_region(id);
         self.table.mark_dirty(id);
         self.notice(id);
         self.publish(id, halves, now);
+    }
+
+    /// Brings a region to the entry at which another takes it in.
+    fn bring(&mut self, region: RegionId, prepare: LogId, now: Time) -> bool {
+        let Some(replica) = self.table.get_mut(region) else { return false };
+        if !replica.bring_to(prepare) {
+            return false;
+        }
+        let (peer, first) = (replica.me(), Index(replica.applied_index().0 + 1));
+        if first <= prepare.index {
+            let others = std::mem::take(&mut self.pending);
+            self.pending.push_front((region, peer, Pending::FromLog(first, prepare.index)));
+            while !self.pending.is_empty() {
+                self.apply_one(now);
+            }
+            self.pending = others;
+        }
+        self.table.get(region).is_some_and(|it| it.has_prepared(prepare))
     }
 
     /// What a region was split into comes into the table; where the region is led, its replicas campaign at once.
@@ -241,4 +295,8 @@ impl Store {
             }
         }
     }
+}
+
+fn is_step(entry: &Entry) -> bool {
+    entry.payload.first() == Some(&merge::KIND)
 }
