@@ -169,8 +169,16 @@ pub enum Bug {
     CommittedEarly,
     /// The tombstone of a region that was taken in is not in the batch.
     EndNotDescribed,
-    /// A region that waits goes on as soon as its target has changed here, also where that has taken it in.
+    /// A region that waits goes on as soon as its target is another one here than the prepare has named, also an older one.
     RolledBackBlindly,
+    /// A region that waits to be taken in has its members changed and is split.
+    SourceChanges,
+    /// A region is to be taken in by a store that does not lead it.
+    CommittedUnled,
+    /// What a region had proposed that ends with a snapshot counts as never done.
+    FateGuessed,
+    /// Who was removed from a region before that was taken in hears only the latter.
+    RemovedWaitsForMerge,
 }
 
 impl Bug {
@@ -264,6 +272,18 @@ impl Bug {
         Self::CommittedEarly,
         Self::EndNotDescribed,
         Self::RolledBackBlindly,
+    ];
+
+    /// Those of merges that the scripts of regions show.
+    pub const MERGE_STEPS: [Self; 8] = [
+        Self::SourceGoesOn,
+        Self::CommittedEarly,
+        Self::EndNotDescribed,
+        Self::RolledBackBlindly,
+        Self::SourceChanges,
+        Self::CommittedUnled,
+        Self::FateGuessed,
+        Self::RemovedWaitsForMerge,
     ];
 
     /// The bug with this name, of those that a simulated cluster can be given.

@@ -8,10 +8,19 @@ use scheduler::{Epoch, Region, RegionId};
 use super::life::Life;
 use super::merge::{AwaitsMerge, Commit, MergeStep, MergeWhat};
 use super::record::RegionRecord;
-use super::replica::Replica;
+use super::replica::{Abandoned, Replica};
 use super::submit::{TurnRoom, Waiting};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
+
+/// What those hear who wait at a replica that is no more.
+#[derive(Debug)]
+pub struct AllAnswered<W, R> {
+    /// Who waits for writes.
+    pub answers: Vec<(W, Result<(), Refusal>)>,
+    /// Who waits to read, and is to hear that the keys are elsewhere.
+    pub reads: Vec<R>,
+}
 
 impl<W, R> Replica<W, R> {
     /// Whether the region waits to be taken in, so that nothing is read or written here.
@@ -26,7 +35,7 @@ impl<W, R> Replica<W, R> {
 
     /// Refuses what changes a region that waits to be taken in.
     pub(super) fn check_goes_on(&self) -> Result<(), Refusal> {
-        match self.waits() {
+        match self.waits().filter(|_| !planted(Bug::SourceChanges)) {
             None => Ok(()),
             Some(_) => Err(Refusal::Busy { reason: "the region is being merged", backoff_ms: 1000 }),
         }
@@ -125,6 +134,27 @@ impl<W, R> Replica<W, R> {
         self.is_leader() && self.raft.stable() >= id.index && have == others
     }
 
+    /// What the region waits for, where its neighbour on this store may take it in: it is led from here, so no lease of an earlier leader
+    /// lasts, and every replica has its prepare on disk.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn merge_ready(&self) -> Result<AwaitsMerge, Refusal> {
+        let region_id = self.id().0;
+        let waits = self.waits().ok_or(Refusal::RegionNotFound { region_id })?;
+        if planted(Bug::CommittedUnled) && !self.is_leader() {
+            return Ok(waits);
+        }
+        super::guard::lead(self.here())?;
+        match self.is_everywhere(waits.prepare) || planted(Bug::CommittedEarly) {
+            true => Ok(waits),
+            false => Err(Refusal::Busy {
+                reason: "a replica has not the entry that stops the region",
+                backoff_ms: 100,
+            }),
+        }
+    }
+
     fn has_peer(&self, node: raft::NodeId) -> bool {
         self.region().peer(scheduler::PeerId(node.0)).is_some()
     }
@@ -148,6 +178,17 @@ impl<W, R> Replica<W, R> {
         self.record.tombstone = true;
         self.record.merges.into = Some(into);
         self.record.clone()
+    }
+
+    /// It has left the table, taken in by another region or by the snapshot of one: what those hear who wait here. `gone` says that the keys are
+    /// elsewhere. At its prepare nothing that was proposed and is not applied will ever be; a snapshot may have some of it.
+    pub fn answer_all(&mut self, gone: &Refusal, at_prepare: bool) -> AllAnswered<W, R> {
+        let Abandoned { proposed, gathered, reads, decided } = self.abandon();
+        let lost = if at_prepare || planted(Bug::FateGuessed) { gone } else { &Refusal::Unknown };
+        let mut answers = decided;
+        answers.extend(proposed.into_iter().map(|waiter| (waiter, Err(lost.clone()))));
+        answers.extend(gathered.into_iter().map(|waiter| (waiter, Err(gone.clone()))));
+        AllAnswered { answers, reads }
     }
 
     /// Names the region's term: what was read in one leadership is not taken for what is true in another, also where the key belongs to another

@@ -11,6 +11,7 @@
 //! | a replica | an older peer id | | stale: drop |
 //! | a replica | a newer peer id | | the replica is removed: destroy it, then judge again |
 //! | a replica | whichever peer, from a stranger of no newer epoch that asks for a word | | the sender is removed: notify it |
+//! | a tombstone of a region that was taken in | its peer id or an older one, from a stranger of no newer epoch | | the sender is removed: notify it |
 //! | a tombstone of a region that was taken in | its peer id or an older one | | the sender hears by whom it was taken in |
 //! | a tombstone | its peer id or an older one, or a conf_ver no newer | | drop |
 //! | nothing, or a tombstone of an older peer | | yes, the range is free | create a replica that waits for a snapshot |
@@ -20,8 +21,10 @@
 use raft::NodeId;
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 
+use super::merge::Merges;
 use super::record::RegionRecord;
 use super::replica::Replica;
+use crate::plant::{Bug, planted};
 
 /// A message between two replicas of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,10 +190,16 @@ pub fn admit(
                 Some(_) | None => Verdict::Step,
             }
         }
-        LocalReplica::Tombstone(RegionRecord { region: _, me, tombstone: _, merges })
-            if to <= *me && merges.into.is_some() && matches!(message.body, Body::Raft(_)) =>
-        {
-            merges.into.map_or(Verdict::Drop(Stray::Tombstone), Verdict::TellMerged)
+        LocalReplica::Tombstone(RegionRecord {
+            region,
+            me,
+            tombstone: _,
+            merges: Merges { waits: _, taken: _, into: Some(into) },
+        }) if to <= *me && matches!(message.body, Body::Raft(_)) => {
+            match was_removed(region, message) && !planted(Bug::RemovedWaitsForMerge) {
+                true => Verdict::TellRemoved,
+                false => Verdict::TellMerged(*into),
+            }
         }
         LocalReplica::Tombstone(record)
             if to <= record.me || message.epoch.conf_ver < record.region.epoch.conf_ver =>
@@ -212,11 +221,14 @@ pub fn admit(
     }
 }
 
-/// Whether the sender asks for a word, and was removed as far as this region tells: it does not name the sender, and is no older than the
-/// epoch under which it asks, which had the sender.
+/// Whether the sender asks for a word, and was removed as far as this region tells.
 fn asks_in_vain(region: &Region, message: &PeerMessage) -> bool {
-    message.asks_for_word()
-        && !region.peers.is_empty()
+    message.asks_for_word() && was_removed(region, message)
+}
+
+/// Whether the sender was removed: the region does not name it, and is no older than the epoch of its message, which had it.
+fn was_removed(region: &Region, message: &PeerMessage) -> bool {
+    !region.peers.is_empty()
         && region.peer(message.from.id).is_none()
         && !region.epoch.is_stale_against(message.epoch)
 }
@@ -253,15 +265,16 @@ impl<W, R> Replica<W, R> {
     /// The answer to a sender that was removed and has not heard of it ([`Verdict::TellRemoved`]).
     pub fn tell_removed(&self, message: &PeerMessage) -> PeerMessage {
         let PeerMessage { region, from, to: _, epoch: _, range: _, body: _ } = message;
-        let epoch = self.region().epoch;
-        PeerMessage {
-            region: *region,
-            from: self.sender(),
-            to: *from,
-            epoch,
-            range: None,
-            body: Body::Removed,
-        }
+        let (to, epoch, body) = (*from, self.region().epoch, Body::Removed);
+        PeerMessage { region: *region, from: self.sender(), to, epoch, range: None, body }
+    }
+
+    /// The same from the tombstone of a region that was taken in.
+    pub fn tell_removed_before(message: &PeerMessage, record: &RegionRecord) -> PeerMessage {
+        let PeerMessage { region, from, to, epoch: _, range: _, body: _ } = message;
+        let me = record.region.peer(record.me).copied().unwrap_or(*to);
+        let (epoch, body) = (record.region.epoch, Body::Removed);
+        PeerMessage { region: *region, from: me, to: *from, epoch, range: None, body }
     }
 
     /// The answer to a sender whose region was taken in by `into` ([`Verdict::TellMerged`]), from the tombstone here.

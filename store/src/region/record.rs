@@ -346,6 +346,25 @@ mod tests {
         assert_eq!(hex, include_str!("../../tests/fixtures/descriptor-v1.hex").trim_end());
     }
 
+    /// What versions before merges take a record for, they read to its last byte: they refuse one that has something of merges, and read any
+    /// other as ever. What is behind the archive stays as it is.
+    #[test]
+    fn earlier_versions_refuse_a_record_that_has_something_of_merges() {
+        use crate::region::merge::{AwaitsMerge, Taken};
+        let waits = AwaitsMerge { target: RegionId(8), epoch: Epoch::new(5, 6), prepare: LogId::new(7, 70) };
+        let taken = vec![Taken { region: RegionId(3), version: 2 }];
+        let merges = Merges { waits: Some(waits), taken, into: Some(RegionId(8)) };
+        let (plain, merging) = (record().encode(), RegionRecord { merges, ..record() }.encode());
+        assert!(rkyv::from_bytes::<Stored, rancor::Failure>(&plain).is_ok());
+        assert!(rkyv::from_bytes::<Stored, rancor::Failure>(&merging).is_err());
+        let behind = merging.strip_prefix(&plain[..]).expect("the archive comes first");
+        let hex: String = behind.iter().map(|byte| format!("{byte:02x}")).collect();
+        let long = |number: u8| format!("{number:02x}00000000000000");
+        let waits: String = [8, 5, 6, 7, 70].map(long).concat();
+        let (into, taken) = (long(8), [3, 2].map(long).concat());
+        assert_eq!(hex, format!("0103{waits}{into}0100{taken}440000006d726731ffffffff"));
+    }
+
     #[test]
     fn every_truncation_and_every_flipped_length_is_refused_or_differs() {
         let bytes = record().encode();

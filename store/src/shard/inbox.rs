@@ -154,6 +154,8 @@ impl Shard {
     }
 }
 
+type PeerReplica = Replica<super::Due, super::Queued>;
+
 impl Inner {
     fn take(&self, message: PeerMessage) -> Result<(), Lost> {
         if self.health.has_stopped() {
@@ -181,14 +183,17 @@ impl Inner {
             }
             Verdict::Destroy => self.destroy(state, &message),
             Verdict::TellRemoved => {
-                let replica = state.table.get(region).expect("the verdict says so");
-                self.outbox.send(vec![replica.tell_removed(&message)]);
+                let told = match (state.table.get(region), state.table.tombstone(region)) {
+                    (Some(replica), _) => Some(replica.tell_removed(&message)),
+                    (None, Some(record)) => Some(PeerReplica::tell_removed_before(&message, record)),
+                    (None, None) => None,
+                };
+                self.outbox.send(told.into_iter().collect());
                 Err(Lost::SenderRemoved)
             }
             Verdict::TellMerged(into) => {
                 let record = state.table.tombstone(region).expect("the verdict says so");
-                let told = Replica::<super::Due, super::Queued>::tell_merged(&message, record, into);
-                self.outbox.send(vec![told]);
+                self.outbox.send(vec![PeerReplica::tell_merged(&message, record, into)]);
                 Err(Lost::Tombstone)
             }
             Verdict::HearMerged(into) => self.hear_merged(state, &message, into),

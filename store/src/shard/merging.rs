@@ -43,9 +43,10 @@ use crate::region::effects::Install;
 use crate::region::guard;
 use crate::region::life::Life;
 use crate::region::merge::{AwaitsMerge, Commit, Fate, MergeStep};
+use crate::region::merging::AllAnswered;
 use crate::region::message::{Body, PeerMessage};
 use crate::region::record::RegionRecord;
-use crate::region::replica::{Abandoned, Replica};
+use crate::region::replica::Replica;
 use crate::request::Out;
 use engine::lsm::WriteBatch;
 
@@ -287,14 +288,14 @@ impl Inner {
         let Some(source) = state.table.get(region) else { return Ok(false) };
         let Some(waits) = source.waits() else { return Ok(false) };
         let (leads, record) = (source.is_leader(), source.record().clone());
-        let everywhere = source.is_everywhere(waits.prepare) || planted(Bug::CommittedEarly);
+        let is_ready = source.merge_ready().is_ok();
         let fate = state.table.fate_of(region, &waits);
         let target = state.table.get(waits.target);
         let target_leads = target.is_some_and(Replica::is_leader);
         let led_on = target.and_then(|target| target.here().leader).map(|leader| leader.store);
         let due = self.unwatched();
         match fate {
-            Fate::Open if target_leads && leads && everywhere => {
+            Fate::Open if target_leads && is_ready => {
                 let target = state.table.get_mut(waits.target).expect("it leads");
                 let proposed = target.propose_commit(record, &waits, due);
                 self.asked(state, waits.target, proposed).map(|()| true)
@@ -350,21 +351,26 @@ impl Inner {
         for removed in state.table.bury_taken(taken) {
             let (store, source) = (self.store.0, removed.id().0);
             tracing::info!(store, source, into = into.0, "a region was taken in by its neighbour");
-            self.let_source_go(state, removed, into);
+            self.let_source_go(state, removed, (into, true));
         }
     }
 
-    fn let_source_go(&self, state: &mut State, mut removed: Replica<Due, Queued>, into: RegionId) {
+    /// Answers those who wait at a source that has left the table, `at_prepare` or wherever it was.
+    fn let_source_go(
+        &self,
+        state: &mut State,
+        mut removed: Replica<Due, Queued>,
+        (into, at_prepare): (RegionId, bool),
+    ) {
         state.unlogged.remove(&removed.id());
         state.inflight_bytes -= removed.charged_bytes();
         let gone = match state.table.get(into) {
             Some(target) => Refusal::EpochNotMatch { current: vec![target.region().clone()] },
             None => Refusal::RegionNotFound { region_id: removed.id().0 },
         };
-        let Abandoned { proposed, gathered, reads, decided } = removed.abandon();
-        proposed.into_iter().chain(gathered).for_each(|due| self.refuse(due.reply, gone.clone()));
+        let AllAnswered { answers, reads } = removed.answer_all(&gone, at_prepare);
+        self.settle(answers);
         reads.into_iter().for_each(|queued| self.refuse(queued.reply, gone.clone()));
-        self.settle(decided);
     }
 
     /// The replicas that end because a region that has taken them in comes by a snapshot. They leave the table at once, so that nothing is
@@ -388,7 +394,7 @@ impl Inner {
                 into = region.id.0,
                 "a region ends with the snapshot of its neighbour"
             );
-            self.let_source_go(state, removed, region.id);
+            self.let_source_go(state, removed, (region.id, false));
         }
         all
     }

@@ -32,6 +32,8 @@ pub mod loading;
 pub mod long_double;
 mod members;
 mod merging;
+#[cfg(test)]
+mod merging_tests;
 pub mod modify;
 mod natural;
 pub mod open;

@@ -11,10 +11,14 @@ impl Stage {
         let neighbour = self.replica(id, target).region().clone();
         let (waits, record) = (self.replica(id, source).waits(), self.replica(id, source).record().clone());
         let label = format!("{step} {source}");
+        let ready = self.replica(id, source).merge_ready();
         let one = self.replica(id, if matches!(step, "prepare" | "rollback") { source } else { target });
         let proposed = match (step, waits) {
             ("prepare", _) => one.propose_prepare(&neighbour, record.region.epoch, label),
-            ("commit", Some(waits)) => one.propose_commit(record, &waits, label),
+            ("commit", Some(_)) => match ready {
+                Ok(waits) => one.propose_commit(record, &waits, label),
+                Err(refusal) => Err((label, refusal)),
+            },
             ("refuse", Some(waits)) => one.propose_refuse(waits.epoch, label),
             ("rollback", Some(waits)) => one.propose_rollback(&waits, label),
             (step, None) => panic!("{step}: region {source} does not wait"),

@@ -7,7 +7,7 @@
 //! | entry | log | when it is applied | may be proposed by the region's leader |
 //! |---|---|---|---|
 //! | prepare | source | `conf_ver` + 1 and `version` + 1, so what was thought out before is refused; nothing is read, written, split or changed any more | where its store has the target at the epoch named, on the same stores |
-//! | commit | target | only at the epoch that the prepare has named: the range grows by the source's, the version is above both; the source ends | where the source's leader is on the same store, and **every** replica of the source has the prepare on disk |
+//! | commit | target | only at the epoch that the prepare has named: the range grows by the source's, the version is above both; the source ends | where the source's leader is on the same store, and **every** replica of the source has the prepare on disk ([`Replica::merge_ready`](super::replica::Replica::merge_ready)) |
 //! | refuse | target | only at that epoch: `version` + 1, so no commit of this merge counts any more | when that takes too long |
 //! | rollback | source | only while it waits since that prepare: `version` + 1, and it goes on | where the store *knows* that the target has left that epoch without taking the source in |
 //!
@@ -30,7 +30,9 @@
 //!
 //! A source that waits refuses reads and writes, by lease, by read index and on followers. The commit is proposed by a store whose replica leads
 //! the source and waits: an older leader's lease is over by then, and a follower that reads by an index from this leader has to apply
-//! the prepare first. Whoever knows the merge only from before is refused by the version, and sends its request again.
+//! the prepare first. Whoever knows the merge only from before is refused by the version, and sends its request again. What was proposed
+//! to the source and is not applied at its prepare never will be, so it may be sent again; where a snapshot ends a source that is not there
+//! yet, some of it may have been done, and whoever waits hears that the outcome is unknown.
 //!
 //! # Why a rollback is safe
 //!
@@ -46,6 +48,7 @@
 //! | the source | a snapshot of a region that has taken it in | it ends with it |
 //! | the source | a snapshot of another region for a part of its range | refused, as ever |
 //! | the source, the target's replica was removed | word from a store that has the tombstone | it ends as if it had been removed |
+//! | the source, which was removed from it before the merge | word from a store that has the tombstone, and so the last members | it ends, as it was removed |
 //! | the source, the target is here or to come | the same word | nothing: the target's log settles it |
 
 use raft::LogId;

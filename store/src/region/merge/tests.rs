@@ -63,6 +63,15 @@ fn the_bytes_of_a_step_stay_as_they_are() {
     assert_eq!(hex(MergeWhat::Refuse), format!("050104{head}"));
     let prepare = "06000000000000004600000000000000";
     assert_eq!(hex(MergeWhat::Rollback { prepare: PREPARE }), format!("050103{head}{prepare}"));
+    let of_target = MergeWhat::Prepare { target: RegionId(9), epoch: Epoch::new(5, 6) };
+    let epoch = "090000000000000005000000000000000600000000000000";
+    assert_eq!(hex(of_target), format!("050101{head}{epoch}"));
+    let (source, _) = prepared();
+    let record: String = source.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        hex(MergeWhat::Commit(Commit { source, prepare: PREPARE })),
+        format!("050102{head}{prepare}{record}")
+    );
 }
 
 #[test]

@@ -22,9 +22,10 @@ use store::refusal::Refusal;
 use store::region::apply::tombstone_batch;
 use store::region::effects::LogWrite;
 use store::region::merge::Merges;
+use store::region::merging::AllAnswered;
 use store::region::message::PeerMessage;
 use store::region::record::{Descriptor, InForce, Kept, RegionRecord};
-use store::region::replica::{Abandoned, Replica, Stored};
+use store::region::replica::{Replica, Stored};
 use store::region::split::SplitOrigin;
 use store::shard::halves::Expected;
 use store::shard::table::Table;
@@ -143,12 +144,11 @@ impl Store {
     }
 
     /// What waits at a replica that has left the table hears that it is gone.
-    pub(crate) fn leave(&mut self, mut removed: Peer) {
+    pub(crate) fn leave(&mut self, mut removed: Peer, at_prepare: bool) {
         let gone = Refusal::RegionNotFound { region_id: removed.id().0 };
-        let Abandoned { proposed, gathered, reads, decided } = removed.abandon();
-        self.answer(decided);
-        let all = proposed.into_iter().chain(gathered).chain(reads);
-        self.answer(all.map(|waiter| (waiter, Err(gone.clone()))).collect());
+        let AllAnswered { answers, reads } = removed.answer_all(&gone, at_prepare);
+        self.answer(answers);
+        self.answer(reads.into_iter().map(|waiter| (waiter, Err(gone.clone()))).collect());
     }
 
     /// Everything volatile is lost.

@@ -162,7 +162,7 @@ impl Store {
             erase(&mut batch, removed.region());
             describe_end(&mut batch, removed.record(), at);
             self.say(format!("{} ends with it", removed.region()));
-            self.leave(removed);
+            self.leave(removed, false);
         }
         let data = shipped.get(&(id, install.last)).expect("the data came with the message");
         data.iter().for_each(|(key, value)| batch.put(Cf::Default, key, value));
@@ -199,8 +199,7 @@ impl Store {
             && self.table.get(id).is_some_and(|it| it.region().epoch == epoch)
             && !self.bring(commit.source.region.id, commit.prepare, now)
         {
-            self.say(format!("{id} cannot take in {}, which is behind", commit.source.region.id));
-            return self.pending.push_back((id, peer, Pending::Entries(entries)));
+            panic!("{id} cannot take in {}, which has not its prepare here", commit.source.region.id);
         }
         let replica = self.table.get_mut(id).expect("it is here");
         let mut batch = WriteBatch::new();
@@ -211,7 +210,7 @@ impl Store {
         self.tree.write(&batch);
         for removed in self.table.bury_taken(&taken) {
             self.say(format!("{} was taken in by {id}", removed.region()));
-            self.leave(removed);
+            self.leave(removed, true);
         }
         let answers = self.table.get_mut(id).expect("it is here").applied(applied);
         self.answer(answers);
