@@ -141,6 +141,8 @@ pub enum Bug {
     BuriedInMemory,
     /// The log of a removed peer goes on as that of the next one.
     OldLogKept,
+    /// The tables say of a peer that was removed before it had anything what they had of the one before it.
+    OldMarkKept,
     /// What was written or read for a removed peer is reported to the next one.
     WriteOfAnOldPeerCounts,
     /// A replica that has heard of its removal stays published until the next turn.

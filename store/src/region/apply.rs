@@ -348,6 +348,10 @@ pub fn tombstone_batch(record: &RegionRecord, at: LogId) -> WriteBatch {
     if !region.peers.is_empty() {
         erase(&mut batch, region);
     }
+    // A peer that was removed before it had anything ends below where the one before it was.
+    if !planted(Bug::OldMarkKept) {
+        batch.forget(region.id.0);
+    }
     batch.mark(region.id.0, at.index.0);
     let descriptor = Descriptor { record: record.clone(), at, by_snapshot: false };
     batch.describe(region.id.0, &descriptor.encode());

@@ -246,6 +246,52 @@ fn what_is_left_of_an_old_peer_is_caught() {
     assert!(unnoticed.is_empty(), "{unnoticed:?} went unnoticed");
 }
 
+/// Removed before it had anything, a peer leaves nothing that its log could be held against: a start would miss entries that were the earlier
+/// peer's, and the store would be fenced for good.
+#[test]
+fn a_peer_that_is_removed_before_its_snapshot_leaves_no_mark_of_the_one_before_it() {
+    for of_an_earlier_version in [false, true] {
+        let world = World::new(3, Options::default());
+        let living = world.node(0).start(0, move |rt| async move {
+            rt.create_dir_all(Path::new("/data")).await.unwrap();
+            let tree = TreeOptions { memtable_bytes: 1 << 20, ..TreeOptions::default() };
+            let options = || ShardOptions { may_be_empty: true, tree: tree.clone(), ..options() };
+            let shard = Shard::open(&rt, Path::new(DIR), options(), Vec::new()).await.unwrap();
+            let (turns, upkeep) = (shard.clone(), shard.clone());
+            rt.spawn(async move { turns.run().await });
+            rt.spawn(async move { upkeep.upkeep_loop().await });
+            pass_through(&rt, &shard, &RefCell::default()).await;
+            let buried = |peer: u64| {
+                let state = shard.inner.state.borrow();
+                let tombstone = state.table.tombstone(REGION);
+                tombstone.is_some_and(|it| it.me.0 == 100 + peer && shard.inner.is_buried(it))
+            };
+            shard.inner.tree.start_flush();
+            until(&rt, &shard, "the first tombstone", || buried(1)).await;
+            let before = shard.inner.tree.flushed_index(REGION.0);
+            assert!(before > 0, "the tables have nothing of the first peer");
+            while logged(&shard).is_none_or(|record| record.me.0 != 102) {
+                shard.receive(vec![beat(2, Index(0))]).await;
+                rt.sleep(Duration::from_millis(1)).await;
+            }
+            plant(of_an_earlier_version.then_some(Bug::OldMarkKept));
+            let removed = PeerMessage { epoch: Epoch::new(5, 1), ..from_leader(2, Body::Removed) };
+            shard.receive(vec![removed]).await;
+            until(&rt, &shard, "the end", || logged(&shard).is_some_and(|it| it.tombstone)).await;
+            plant(None);
+            shard.inner.tree.start_flush();
+            until(&rt, &shard, "the second tombstone", || buried(2)).await;
+            let left = if of_an_earlier_version { before } else { 0 };
+            assert_eq!(shard.inner.tree.flushed_index(REGION.0), left);
+            shard.close(Duration::from_secs(1)).await.unwrap();
+            drop(shard);
+            let again = Shard::open(&rt, Path::new(DIR), options(), Vec::new()).await.unwrap();
+            assert_eq!((replica(&again), tombstone(&again)), (None, Some(2)));
+        });
+        world.block_on(living).expect("it ends");
+    }
+}
+
 /// Its entries would keep their segments for ever, and be moved from one to the next.
 #[test]
 fn the_log_keeps_no_entry_of_a_removed_peer_once_the_tables_have_its_tombstone() {

@@ -30,7 +30,8 @@ pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()
         let record = log.state(*group, TAG_RECORD).ok_or_else(|| missing("there is no region record"))?;
         let InForce { record, kept } =
             record_in_force(&record, tree.state(*group).as_deref()).map_err(|what| missing(&what))?;
-        if kept == Kept::Other {
+        // Nothing is read from the log of a tombstone; what earlier versions say that the tables have of it may be of a peer before it.
+        if kept == Kept::Other || record.tombstone {
             of_others.insert(*group);
         }
         if record.tombstone {
