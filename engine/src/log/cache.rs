@@ -58,9 +58,4 @@ impl RecordCache {
     pub(crate) fn bytes_recent(&self) -> usize {
         self.bytes
     }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes + self.last_read.as_ref().map_or(0, |(_, body)| body.len())
-    }
 }

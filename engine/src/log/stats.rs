@@ -21,7 +21,7 @@ pub struct LogStats {
     pub spare_segments: usize,
     /// Live bytes over all groups.
     pub live_bytes: u64,
-    /// Bytes of recent records in memory.
+    /// Bytes of recent records in memory. The last one that was read from disk is kept beside them.
     pub cache_bytes: usize,
     /// How many there may be.
     pub cache_bytes_max: usize,
@@ -51,7 +51,7 @@ impl Shared {
             segments: self.segments.borrow().len(),
             spare_segments: self.ready.borrow().len(),
             live_bytes: self.index.borrow().uses().values().map(|used| used.bytes).sum(),
-            cache_bytes: self.cache.borrow().bytes(),
+            cache_bytes: self.cache.borrow().bytes_recent(),
             cache_bytes_max: self.options.cache_bytes_max,
             queued_batches: self.queue.borrow().len(),
             disk_full: self.short.borrow().as_ref().is_some_and(Fault::is_of_room),
