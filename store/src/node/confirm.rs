@@ -34,7 +34,10 @@ pub(super) async fn confirm(
         openings: openings.clone(),
         said: false,
     };
-    again.report_behind(&stores);
+    // As it is without what the stores vouch for.
+    if let Some(alone) = Ident::read_alone(rt, &opened.dir).await? {
+        again.report_behind(&alone, &stores);
+    }
     again.confirm(rt, &stores).await?;
     if !openings.all_counted() {
         let file = again.dir.join(identity::FILE);
@@ -59,9 +62,9 @@ struct Confirming {
 impl Confirming {
     /// Each start leaves at most one opening that `IDENT` does not have. More of them are starts that were cut short, or an `IDENT` that
     /// is older than its stores. Those have everything; only an older copy of them could not have been recognised before.
-    fn report_behind(&self, stores: &[(usize, u64)]) {
+    fn report_behind(&self, alone: &Ident, stores: &[(usize, u64)]) {
         for (store, opened) in stores {
-            let counted = self.ident.holdings[*store].opened;
+            let counted = alone.holdings[*store].opened;
             if counted + 1 < *opened {
                 let (file, store) = (self.dir.join(identity::FILE), self.ident.identity.store_id(*store).0);
                 tracing::warn!(

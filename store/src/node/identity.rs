@@ -208,14 +208,21 @@ impl Ident {
     /// # Errors
     /// As [`Ident::open`].
     pub async fn read(rt: &Rt, dir: &Path) -> Result<Option<Self>> {
+        let mut found = Self::read_alone(rt, dir).await?;
+        if let Some(ident) = &mut found {
+            vouchers::raise(rt, dir, ident).await;
+        }
+        Ok(found)
+    }
+
+    /// The same without what the stores vouch for.
+    pub(super) async fn read_alone(rt: &Rt, dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(FILE);
         if !rt.exists(&path).await.map_err(|error| Fault::io(&path, "looking for it", &error))? {
             return refuse_foreign(rt, dir).await.map(|()| None);
         }
         let text = rt.read_small(&path).await.map_err(|error| Fault::io(&path, "reading it", &error))?;
-        let mut ident = Self::parse(&path, &text)?;
-        vouchers::raise(rt, dir, &mut ident).await;
-        Ok(Some(ident))
+        Self::parse(&path, &text).map(Some)
     }
 
     /// Remembers that everything has been created and how often each log has been opened, by store number. A store that did not

@@ -26,7 +26,7 @@ pub(super) async fn raise(rt: &Rt, dir: &Path, ident: &mut Ident) {
             Err(error) => Err(error.to_string()),
         };
         match copy {
-            Ok(copy) => raise_by(&dir.join(FILE), ident, &copy),
+            Ok(copy) => raise_by(ident, &copy),
             Err(what) => {
                 tracing::warn!(file = %path.display(), what, "a copy of IDENT says nothing; it is renewed")
             }
@@ -50,8 +50,8 @@ fn places(dir: &Path, ident: &Ident) -> Vec<PathBuf> {
     stores.map(|store| Identity::store_dir(dir, store).join(FILE)).collect()
 }
 
-/// Counts what `copy` counts, if it is one of the same directory, and says where that is more than `file` does.
-fn raise_by(file: &Path, ident: &mut Ident, copy: &Ident) {
+/// Counts what `copy` counts, if it is one of the same directory.
+fn raise_by(ident: &mut Ident, copy: &Ident) {
     if copy.identity != ident.identity {
         return;
     }
@@ -59,17 +59,9 @@ fn raise_by(file: &Path, ident: &mut Ident, copy: &Ident) {
     if copy.state == IdentState::Ready {
         ident.state = IdentState::Ready;
     }
-    for (index, (holding, vouched)) in ident.holdings.iter_mut().zip(&copy.holdings).enumerate() {
-        let is_same = (holding.log, holding.tree) == (vouched.log, vouched.tree);
-        if is_same && vouched.opened > holding.opened {
-            tracing::warn!(
-                file = %file.display(),
-                store = ident.identity.store_id(index).0,
-                opened = vouched.opened,
-                counted = holding.opened,
-                "a copy of IDENT counts more openings of the log than IDENT counts, which is an older copy; it is renewed"
-            );
-            holding.opened = vouched.opened;
+    for (holding, vouched) in ident.holdings.iter_mut().zip(&copy.holdings) {
+        if (holding.log, holding.tree) == (vouched.log, vouched.tree) {
+            holding.opened = holding.opened.max(vouched.opened);
         }
     }
 }
