@@ -1,10 +1,11 @@
 //! Connections that migrate to the core of their keys: their clients notice nothing, and a pipeline that is cut by it goes on.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use engine::rt::Rt;
 use engine::rt::sim::{Options, World};
+use engine::rt::{Rt, Stream};
 use store::config::SyncMethod;
 
 use super::{START_MAX, begin};
@@ -14,9 +15,19 @@ const CLIENTS: usize = 8;
 /// Commands of one client, in pipelines of different lengths.
 const COMMANDS: u64 = 400;
 
+/// In rough weather each attempt may get lost as often as a client asks.
+async fn connect(rt: &Rt, addr: SocketAddr) -> std::io::Result<Stream> {
+    loop {
+        match rt.connect(addr).await {
+            Err(error) if error.kind() == ErrorKind::TimedOut => {}
+            connected => return connected,
+        }
+    }
+}
+
 /// Counts in a key of its own, and asks for what it wrote. Every reply has to be the next one.
 async fn count(rt: Rt, addr: SocketAddr, number: usize) -> Result<(), String> {
-    let mut stream = rt.connect(addr).await.map_err(|error| error.to_string())?;
+    let mut stream = connect(&rt, addr).await.map_err(|error| error.to_string())?;
     let (mut counted, mut unread) = (0, Vec::new());
     while counted < COMMANDS {
         let length = 1 + rt.random() % 20;
