@@ -433,7 +433,8 @@ mod tests {
         let replica = leader();
         let is_busy = |refusal: &Refusal| matches!(refusal, Refusal::Busy { .. });
         let is_invalid = |refusal: &Refusal| matches!(refusal, Refusal::Invalid(_));
-        let rows: [(Raft, &dyn Fn(&Refusal) -> bool); 11] = [
+        type IsRight<'a> = &'a dyn Fn(&Refusal) -> bool;
+        let rows: [(Raft, IsRight<'_>); 11] = [
             (Raft::NotLeader { leader: None }, &|it| matches!(it, Refusal::NotLeader { .. })),
             (Raft::TransferPending { to: NodeId(9) }, &is_busy),
             (Raft::TermNotCommitted, &|it| *it == Refusal::not_current()),

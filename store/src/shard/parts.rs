@@ -28,8 +28,8 @@ pub(super) struct Part {
 
 /// What the log learns of one region.
 enum Row {
-    /// With the first that a replica has to write, how it was created.
-    Write { created: Option<Created>, write: LogWrite },
+    /// With the first that a replica has to write, how it was created, which is rare.
+    Write { created: Option<Box<Created>>, write: LogWrite },
     /// That a replica is no more.
     Buried(RegionRecord),
 }
@@ -45,7 +45,7 @@ impl Parts {
         let last = self.0.pop_if(|last| last.entry_bytes + bytes <= bytes_max);
         let mut last = last.unwrap_or_default();
         last.entry_bytes += bytes;
-        last.rows.push(Row::Write { created, write });
+        last.rows.push(Row::Write { created: created.map(Box::new), write });
         self.0.push(last);
     }
 
