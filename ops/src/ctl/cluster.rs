@@ -77,6 +77,7 @@ pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standin
         unavailable,
         survives,
         operators,
+        stateless,
     } = *cluster;
     let in_use: Vec<&StoreState> = stores.iter().filter(|store| store.health != "tombstone").collect();
     let away = named(in_use.iter().filter(|store| !["up", "offline"].contains(&&store.health[..])));
@@ -84,6 +85,11 @@ pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standin
     let (drained, kept) = kept_from_leading(&in_use);
     let mut problems = Vec::new();
     let mut note = |is: bool, what: String| problems.extend(is.then_some(what));
+    note(
+        stateless,
+        "the store that has the scheduler's state is stopped, so there are no ids and not all stores are listed: see /ready?verbose of its node"
+            .to_owned(),
+    );
     note(!prepared, "the scheduler waits for reports".to_owned());
     note(unavailable > 0, format!("{unavailable} regions have no majority"));
     note(leaderless > 0, format!("{leaderless} regions have no leader"));
@@ -284,6 +290,12 @@ mod tests {
         assert_eq!((&healthy.json["stores"], &healthy.json["stores_up"]), (&json!(2), &json!(1)));
         let ill =
             ClusterResponse { prepared: false, short: 4, leaderless: 1, unavailable: 2, survives: 0, ..well };
+        let alone = judge(&ClusterResponse { stateless: true, ..well }, &[store(2, "up")]);
+        assert!(
+            !alone.is_healthy && alone.health.contains("scheduler's state is stopped"),
+            "{}",
+            alone.health
+        );
         let said = judge(&ill, &[store(1, "up"), store(7, "down")]).health;
         for word in [
             "waits for reports",

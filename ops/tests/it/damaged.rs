@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use bench::process::{Node, NodeOptions};
+use tempfile::TempDir;
 
-use crate::host::{directory, get, options, resp, start};
+use crate::host::{directory, get, options, resp, run, start};
 
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -70,6 +71,18 @@ fn a_fenced_store_is_named_by_every_page_and_in_the_log() {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return;
     }
+    fenced_is_named(2);
+    // With the scheduler's state, which is asked for how the cluster does.
+    let (node, directory) = fenced_is_named(1);
+    let output = run(&["ctl", "--pd", &node.pd.to_string(), "cluster"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("not healthy: the store that has the scheduler's state is stopped"), "{said}");
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    drop((node, directory));
+}
+
+/// A node with two stores of which this one is damaged at its second start.
+fn fenced_is_named(store: u64) -> (Node, TempDir) {
     let directory = directory();
     let mut options = options(&directory);
     let one = options.arguments.iter().position(|word| word == "cores=1").expect("how tests start nodes");
@@ -77,14 +90,16 @@ fn a_fenced_store_is_named_by_every_page_and_in_the_log() {
     let node = Node::start(&options).unwrap_or_else(|error| panic!("{error}"));
     resp(node.resp, "SET a 1", "+OK\r\n");
     node.process.terminate(DRAIN).expect("it drains");
-    let manifest =
-        files(&options.data_dir.join("store-2/tree"), "MANIFEST-").pop().expect("every tree has one");
+    let manifest = files(&options.data_dir.join(format!("store-{store}/tree")), "MANIFEST-")
+        .pop()
+        .expect("every tree has one");
     flip(&manifest, 8);
     let node = Node::start(&options).unwrap_or_else(|error| panic!("{error}"));
-    let file = format!("store-2/tree/{}", name(&manifest));
+    let file = format!("store-{store}/tree/{}", name(&manifest));
     let (metric, line) = ("ringkeep_store_stopped", "a store is fenced");
-    all_four_say_so(&options, &node, &Expected { store: 2, metric, line, file: &file });
-    assert!(!is_one(&get(node.status, "/metrics").1, metric, 1), "the other store serves");
+    all_four_say_so(&options, &node, &Expected { store, metric, line, file: &file });
+    assert!(!is_one(&get(node.status, "/metrics").1, metric, 3 - store), "the other store serves");
+    (node, directory)
 }
 
 #[test]

@@ -255,6 +255,11 @@ impl Control {
         Policy::ALL.into_iter().map(|policy| (policy, scheduler.config().is_enabled(policy))).collect()
     }
 
+    /// Whether the scheduler runs without its state, because the store that has it is stopped.
+    pub fn lacks_state(&self) -> bool {
+        self.0.state.known(|_| ()).is_none()
+    }
+
     /// What was changed last in the configuration, oldest first.
     pub fn config_changes(&self) -> Vec<ConfigChange> {
         self.0.state.known(|image| image.config_changes.list().cloned().collect()).unwrap_or_default()

@@ -87,6 +87,7 @@ impl Pd {
             unavailable,
             survives,
             operators,
+            stateless: self.control.lacks_state(),
         }
     }
 
