@@ -290,11 +290,12 @@ impl Sim {
     fn kill(&mut self, node: NodeId) {
         self.dead = Some((node, self.now));
         for real in self.regions.values_mut() {
-            let RegionReport { region, leader, term, .. } = &mut real.report;
-            let led = leader.and_then(|leader| region.peer(leader)).expect("led");
+            let report = &mut real.report;
+            let led = report.leader.and_then(|leader| report.region.peer(leader)).expect("led");
             if node_of(led.store) == node {
-                *leader = region.peers.iter().find(|peer| node_of(peer.store) != node).map(|peer| peer.id);
-                *term = term.map(|term| term + 1);
+                let mut peers = report.region.peers.iter();
+                report.leader = peers.find(|peer| node_of(peer.store) != node).map(|peer| peer.id);
+                report.term = report.term.map(|term| term + 1);
             }
         }
     }
