@@ -9,7 +9,7 @@ use super::life::Life;
 use super::merge::{AwaitsMerge, Commit, MergeStep, MergeWhat};
 use super::record::RegionRecord;
 use super::replica::{Abandoned, Replica};
-use super::submit::{TurnRoom, Waiting};
+use super::submit::TurnRoom;
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 
@@ -94,15 +94,8 @@ impl<W, R> Replica<W, R> {
     }
 
     fn propose_merge(&mut self, step: MergeStep, waiter: W) -> Result<(), (W, Refusal)> {
-        match self.try_merge(&step) {
-            Ok(id) => {
-                let version = self.region().epoch.version;
-                self.waiting.push_back(Waiting { id, version, command: None, answers: vec![waiter] });
-                self.debug_check();
-                Ok(())
-            }
-            Err(refusal) => Err((waiter, refusal)),
-        }
+        let proposed = self.try_merge(&step);
+        self.wait_for(proposed, waiter)
     }
 
     fn try_merge(&mut self, step: &MergeStep) -> Result<LogId, Refusal> {

@@ -10,7 +10,7 @@ use scheduler::{DownPeer, Epoch, Peer, PeerId, Region, Role};
 use super::change::Proposed;
 use super::replica::Replica;
 use super::split::{Cut, Split};
-use super::submit::{TurnRoom, Waiting};
+use super::submit::TurnRoom;
 use crate::refusal::Refusal;
 
 /// Peers beyond the descriptor whose stores are remembered.
@@ -35,15 +35,8 @@ impl<W, R> Replica<W, R> {
     /// If it cannot be proposed now or makes no sense; the waiter comes back. A leader that is asked to remove itself hands over
     /// leadership first and answers that it is busy.
     pub fn propose_change(&mut self, change: Change, asked: Epoch, waiter: W) -> Result<(), (W, Refusal)> {
-        match self.try_change(change, asked) {
-            Ok(id) => {
-                let version = self.region().epoch.version;
-                self.waiting.push_back(Waiting { id, version, command: None, answers: vec![waiter] });
-                self.debug_check();
-                Ok(())
-            }
-            Err(refusal) => Err((waiter, refusal)),
-        }
+        let proposed = self.try_change(change, asked);
+        self.wait_for(proposed, waiter)
     }
 
     /// Proposes a split, behind the writes that have gathered; `waiter` hears once it is applied.
@@ -51,15 +44,8 @@ impl<W, R> Replica<W, R> {
     /// # Errors
     /// If it cannot be proposed now or makes no sense; the waiter comes back.
     pub fn propose_split(&mut self, cuts: Vec<Cut>, asked: Epoch, waiter: W) -> Result<(), (W, Refusal)> {
-        match self.try_split(cuts, asked) {
-            Ok(id) => {
-                let version = self.region().epoch.version;
-                self.waiting.push_back(Waiting { id, version, command: None, answers: vec![waiter] });
-                self.debug_check();
-                Ok(())
-            }
-            Err(refusal) => Err((waiter, refusal)),
-        }
+        let proposed = self.try_split(cuts, asked);
+        self.wait_for(proposed, waiter)
     }
 
     fn try_split(&mut self, cuts: Vec<Cut>, asked: Epoch) -> Result<LogId, Refusal> {

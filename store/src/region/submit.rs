@@ -301,6 +301,22 @@ impl<W, R> Replica<W, R> {
         }
     }
 
+    /// Lets `waiter` hear once an entry of its own is applied; it comes back where that could not be proposed.
+    pub(super) fn wait_for(
+        &mut self,
+        proposed: Result<LogId, Refusal>,
+        waiter: W,
+    ) -> Result<(), (W, Refusal)> {
+        let id = match proposed {
+            Ok(id) => id,
+            Err(refusal) => return Err((waiter, refusal)),
+        };
+        let version = self.region().epoch.version;
+        self.waiting.push_back(Waiting { id, version, command: None, answers: vec![waiter] });
+        self.debug_check();
+        Ok(())
+    }
+
     fn give_up(&mut self, gathered: Gathered<W>, bytes: usize, why: raft::Refusal) {
         if let Content::Writes(_, command) = &gathered.content {
             self.out.released_bytes += self.inflight.give_up(*command);
