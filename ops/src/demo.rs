@@ -69,13 +69,19 @@ fn play(arguments: &DemoArguments) -> Result<(), Failed> {
     let nodes = usize::try_from(arguments.nodes).expect("at most nine");
     let mut cluster = Cluster::start(&base, nodes)?;
     answer(&banner(&cluster, &place, &base.binary, began.elapsed()));
+    // As `ringkeep ctl` names them, which a node does not say again when it has ended.
+    let ids: Vec<u64> = cluster.nodes.iter().flatten().map(|node| node.id).collect();
     let mut down: Vec<(usize, Instant)> = Vec::new();
     while ending.pending().next().is_none() {
         while let Some((n, how)) = cluster.ended() {
-            remark(&format!("node {} has ended ({how}); it is started again in {} s", n + 1, DOWN.as_secs()));
+            remark(&format!(
+                "node {} has ended ({how}); it is started again in {} s",
+                ids[n],
+                DOWN.as_secs()
+            ));
             down.push((n, now()));
         }
-        down.retain(|(n, since)| since.elapsed() < DOWN || !start_again(&mut cluster, *n));
+        down.retain(|(n, since)| since.elapsed() < DOWN || !start_again(&mut cluster, *n, ids[*n]));
         pause(LOOK_EVERY);
     }
     remark("ending the nodes");
@@ -83,14 +89,14 @@ fn play(arguments: &DemoArguments) -> Result<(), Failed> {
 }
 
 /// Whether the node runs again; it is tried once more otherwise.
-fn start_again(cluster: &mut Cluster, n: usize) -> bool {
+fn start_again(cluster: &mut Cluster, n: usize, id: u64) -> bool {
     match cluster.restart(n) {
         Ok(node) => {
-            remark(&format!("node {} is back as process {}", n + 1, node.process.pid()));
+            remark(&format!("node {id} is back as process {}", node.process.pid()));
             true
         }
         Err(why) => {
-            remark(&format!("node {} does not start: {why}", n + 1));
+            remark(&format!("node {id} does not start: {why}"));
             false
         }
     }
@@ -122,10 +128,10 @@ fn banner(cluster: &Cluster, place: &Place, binary: &Path, took: Duration) -> St
     );
     text.push_str("node  RESP             PD, stores from   status           process\n");
     let nodes: Vec<_> = cluster.nodes.iter().flatten().collect();
-    for (n, node) in nodes.iter().enumerate() {
+    for node in &nodes {
         text.push_str(&format!(
             "{:<4}  {:<15}  {:<16}  {:<15}  {}\n",
-            n + 1,
+            node.id,
             node.resp.to_string(),
             node.pd.to_string(),
             node.status.to_string(),

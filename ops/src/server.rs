@@ -135,7 +135,7 @@ fn serve(settings: &Settings, join: Vec<SocketAddr>, logging: &Logging) -> Resul
             "the directory has fewer stores than there are cores: the others hold no data"
         );
     }
-    answer(&texts::banner(config, seen.node_id, &seen.addresses, admin.addr()));
+    answer(&texts::banner(config, (seen.node_id, &seen.addresses), admin.addr(), &seen.conditions()));
     tracing::info!(resp = %seen.addresses.resp, stores = seen.addresses.stores.len(), "serving");
     // The sender lives as long as the signal thread, which is as long as the process.
     let asked = signals.recv().unwrap_or("the end of the signal thread");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::HEARD;
+use super::{HEARD, REST};
 use crate::Failed;
 use crate::clock::{now, pause};
 use crate::process::Cluster;
@@ -17,8 +17,6 @@ use crate::resp::{command, line};
 const GAP_MAX: Duration = Duration::from_secs(30);
 /// Writers have written by then.
 const WARM: Duration = Duration::from_millis(300);
-/// Regions that are asked nothing sleep by then.
-const REST: Duration = Duration::from_secs(6);
 /// The pause between two writes of a writer.
 const APART: Duration = Duration::from_millis(2);
 

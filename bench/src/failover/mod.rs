@@ -4,11 +4,15 @@
 //!   the kill to the first answer to a write that was begun after it. That includes the election timeout, which is drawn anew each time.
 //! * **Handed over, drained**: a steady load runs at all nodes ([`steady`]); its worst second is compared with its usual one.
 //!   No answer may be an error. A connection that the drained node closes is none: its client asks the next node.
+//! * **Host killed**: the node that hosts the scheduler's leader; how long the others wait for ids, timestamps and a scheduler that acts
+//!   ([`host`]).
 
 mod gap;
+mod host;
 
 use std::time::{Duration, Instant};
 
+pub use host::HostsKilled;
 use serde::Serialize;
 
 use crate::Failed;
@@ -26,6 +30,8 @@ const TRANSFER_MAX: Duration = Duration::from_secs(15);
 const CALM: Duration = Duration::from_secs(3);
 /// The scheduler has heard of every leader by then.
 const HEARD: Duration = Duration::from_millis(1200);
+/// Regions that are asked nothing sleep by then.
+const REST: Duration = Duration::from_secs(6);
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -42,6 +48,8 @@ pub struct Options {
     pub transfers: usize,
     /// Nodes to drain.
     pub drains: usize,
+    /// Times to kill the node that hosts the scheduler's leader.
+    pub hosts: usize,
     /// Clients of the steady load.
     pub clients: usize,
     /// Seed of the choices.
@@ -65,6 +73,8 @@ pub struct FailoverReport {
     pub transfers: Handover,
     /// Nodes drained.
     pub drains: Handover,
+    /// Hosts of the scheduler killed.
+    pub hosts: HostsKilled,
 }
 
 /// What the steady load saw of hand-overs.
@@ -108,6 +118,7 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<FailoverR
         ));
         gaps_ms.extend(gaps);
     }
+    let hosts = host::kill(&mut cluster, (options.hosts, options.at_rest), say)?;
     let transfers = handovers(&mut cluster, options, options.transfers, transfer, say)?;
     let drains = handovers(&mut cluster, options, options.drains, drain, say)?;
     cluster.terminate(DRAIN_MAX)?;
@@ -119,6 +130,7 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<FailoverR
         gaps_ms,
         transfers,
         drains,
+        hosts,
     })
 }
 
@@ -238,22 +250,23 @@ impl Handover {
 }
 
 impl FailoverReport {
-    /// Whether no hand-over was an error to a client.
+    /// Whether no hand-over was an error to a client, and the scheduler gave nothing out twice.
     pub fn passed(&self) -> bool {
-        self.transfers.errors + self.drains.errors == 0
+        self.transfers.errors + self.drains.errors == 0 && self.hosts.passed()
     }
 
     /// A text for people.
     pub fn table(&self) -> String {
         format!(
             "failover: {} nodes\n  {:<10} {:>3} times, {} gaps: median {:.0} ms, worst {:.0} ms (an election timeout is drawn from 1000 \
-             to 2000 ms)\n{}{}",
+             to 2000 ms)\n{}{}{}",
             self.members,
             "killed",
             self.kills,
             self.gaps_ms.len(),
             self.gap_median_ms,
             self.gap_worst_ms,
+            self.hosts.lines(),
             self.transfers.line("transfers"),
             self.drains.line("drains")
         )
@@ -274,6 +287,7 @@ mod tests {
             gap_worst_ms: 1500.0,
             transfers: Handover { usual_p99_ms: 2.0, p99_ms: 5.0, ..Handover::default() },
             drains: Handover::default(),
+            hosts: HostsKilled::default(),
         };
         assert!(report.passed() && report.table().contains("ratio 2.5"), "{}", report.table());
         let began = now();

@@ -272,6 +272,42 @@ impl Cluster {
         pd_of(&self.options[0])
     }
 
+    /// The place of the node that hosts the scheduler's leader, once its state is kept on as many nodes as it can be.
+    ///
+    /// # Errors
+    /// That takes longer than a minute, or the leader is on none of these nodes.
+    pub fn host(&self) -> Result<usize, Failed> {
+        let began = now();
+        let wanted = if self.nodes.len() < 3 { 1 } else { (self.nodes.len().min(5) - 1) / 2 * 2 + 1 };
+        loop {
+            let request = pdpb::GetMembersRequest::default();
+            let seen: pdpb::GetMembersResponse = ask(self.pd(), "/pdpb.PD/GetMembers", request)?;
+            if let Some(leader) = seen.leader.filter(|_| seen.members.len() >= wanted) {
+                let is_at = |options: &NodeOptions| {
+                    leader.client_urls.contains(&format!("http://{}", pd_of(options)))
+                };
+                let urls = &leader.client_urls;
+                return self.options.iter().position(is_at).ok_or_else(|| {
+                    Failed::new(format!("the scheduler's leader is at {urls:?}, which is none of the nodes"))
+                });
+            }
+            if began.elapsed() > START_MAX {
+                return Err(Failed::new(format!(
+                    "the scheduler's state is on {} nodes and not on {wanted} after {START_MAX:?}",
+                    seen.members.len()
+                )));
+            }
+            pause(Duration::from_millis(50));
+        }
+    }
+
+    /// Where clients of PD go at every other node that runs than this one.
+    pub fn others(&self, place: usize) -> Vec<SocketAddr> {
+        let running = self.nodes.iter().zip(&self.options).enumerate();
+        let others = running.filter(|(n, (node, _))| *n != place && node.is_some());
+        others.map(|(_, (_, options))| pd_of(options)).collect()
+    }
+
     /// Ids of the processes that run.
     pub fn pids(&self) -> Vec<u32> {
         self.nodes.iter().flatten().map(|node| node.process.pid()).collect()

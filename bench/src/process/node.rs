@@ -16,6 +16,8 @@ use crate::clock::{now, pause};
 pub struct Node {
     /// The process.
     pub process: Process,
+    /// Its id in the cluster.
+    pub id: u64,
     /// Where RESP is served.
     pub resp: SocketAddr,
     /// Where the PD API is served.
@@ -24,6 +26,8 @@ pub struct Node {
     pub status: SocketAddr,
     /// How many stores it has.
     pub stores: usize,
+    /// What does not work, as it said before its ready line.
+    pub trouble: Vec<String>,
     /// From starting the process to its ready line.
     pub start_to_ready: Duration,
 }
@@ -96,9 +100,13 @@ impl Starting {
             text.parse()
                 .map_err(|_| Failed::new(format!("the banner says {key} {text}, which is no address")))
         };
+        let id = said.value("node").and_then(|text| text.parse().ok());
+        let id = id.ok_or_else(|| Failed::new("the banner does not say which node it is"))?;
         let stores = said.value("stores").and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(1);
         let (resp, pd, status) = (addr("resp")?, addr("pd")?, addr("status")?);
-        Ok(Node { process: self.process, resp, pd, status, stores, start_to_ready })
+        let trouble =
+            said.lines.iter().filter(|(key, _)| key == "trouble").map(|(_, why)| why.clone()).collect();
+        Ok(Node { process: self.process, id, resp, pd, status, stores, trouble, start_to_ready })
     }
 
     /// Starts the process and does not wait for anything.

@@ -371,6 +371,9 @@ pub(super) struct FailoverArguments {
     /// Nodes to drain
     #[arg(long, default_value_t = 6)]
     pub(super) drains: usize,
+    /// Times to kill the node that hosts the scheduler's leader
+    #[arg(long, default_value_t = 10)]
+    pub(super) hosts: usize,
     /// Clients of the load while leadership moves
     #[arg(long, default_value_t = 6, value_parser = at_least_one::<usize>)]
     pub(super) clients: usize,

@@ -303,6 +303,7 @@ fn failover(run: &FailoverArguments) -> Result<failover::FailoverReport, Failed>
         at_rest: run.at_rest,
         transfers: run.transfers,
         drains: run.drains,
+        hosts: run.hosts,
         clients: run.clients,
         seed: run.seed,
     };

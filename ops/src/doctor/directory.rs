@@ -45,6 +45,19 @@ pub(crate) fn held(dir: &Path) -> Option<Finding> {
     })
 }
 
+/// What is to be said of a host whose node runs, instead of what is in its directory and whether its ports are free.
+pub(super) fn running(dir: &Path) -> Option<Finding> {
+    is_locked(dir).then(|| {
+        let dir = dir.display();
+        good(
+            SUBJECT,
+            format!(
+                "a node runs on {dir}: its files and its ports are not looked at; /ready says how it does"
+            ),
+        )
+    })
+}
+
 fn absent(dir: &Path) -> Finding {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let Some(parent) = absolute.parent().filter(|parent| parent.is_dir()) else {
@@ -199,7 +212,12 @@ mod tests {
         assert!(!is_locked(root.path()));
         flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("the lock is free");
         assert!(is_locked(root.path()));
+        assert!(
+            running(root.path()).is_some_and(|it| it.level == Level::Good && it.cause.contains("runs on"))
+        );
+        assert_eq!(level(root.path()), Level::Failure, "no second node can start");
         drop(lock);
+        assert!(running(root.path()).is_none());
         assert!(!is_locked(root.path()));
     }
 }

@@ -61,7 +61,11 @@ fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
         check::huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
         check::governor(&read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
     ]);
-    findings.extend(place(config, limits));
+    match directory::running(&config.data_dir) {
+        // A node that runs is no obstacle to itself: it has the directory, and the ports.
+        Some(running) => findings.extend([running, check::memory(limits, &host::memory(Path::new("/")))]),
+        None => findings.extend(place(config, limits)),
+    }
     findings.push(check::nodes(config));
     findings
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use store::config::{Config, KEYS, env_name};
 use store::node::Addresses;
+use store::wire::admin::Condition;
 
 use crate::settings::Settings;
 
@@ -41,8 +42,13 @@ pub(super) fn meanings() -> String {
     text
 }
 
-/// What a new user needs to know, one `key: value` per line, and `ready` at the end.
-pub(super) fn banner(config: &Config, node_id: u64, addresses: &Addresses, status: SocketAddr) -> String {
+/// What a new user needs to know, one `key: value` per line, what does not work with its reason, and `ready` at the end.
+pub(super) fn banner(
+    config: &Config,
+    (node_id, addresses): (u64, &Addresses),
+    status: SocketAddr,
+    conditions: &[Condition],
+) -> String {
     let stores: Vec<String> = addresses.stores.iter().map(ToString::to_string).collect();
     let data_dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
     let rows = [
@@ -59,6 +65,11 @@ pub(super) fn banner(config: &Config, node_id: u64, addresses: &Addresses, statu
     let mut text = format!("ringkeep {}\n", env!("CARGO_PKG_VERSION"));
     for (key, value) in rows {
         text.push_str(&format!("{:<9} {value}\n", format!("{key}:")));
+    }
+    for Condition { name, problem, note: _ } in conditions {
+        if let Some(problem) = problem {
+            text.push_str(&format!("{:<9} {name}: {problem}\n", "trouble:"));
+        }
     }
     text.push_str("ready\n");
     text

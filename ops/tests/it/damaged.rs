@@ -27,12 +27,14 @@ fn is_one(page: &str, metric: &str, store: u64) -> bool {
     page.lines().any(|line| line.starts_with(metric) && line.contains(&label) && line.ends_with(" 1"))
 }
 
-/// The four places, once the pages have it: each is a copy that is at most a second old.
+/// The four places, once the pages have it: each is a copy that is at most a second old. The node has said it before it was ready.
 fn all_four_say_so(options: &NodeOptions, node: &Node, expected: &Expected<'_>) {
     let Expected { store, metric, line, file } = expected;
     while !is_one(&get(node.status, "/metrics").1, metric, *store) {
         bench::clock::pause(Duration::from_millis(100));
     }
+    let said = |why: &&String| why.contains(file) && why.contains(&format!("store-{store}"));
+    assert_eq!(node.trouble.iter().filter(said).count(), 1, "{file} is not there: {:?}", node.trouble);
     let (status, verbose) = get(node.status, "/ready?verbose");
     let row = verbose.lines().find(|line| line.contains(&format!("store-{store}"))).unwrap_or_default();
     assert!(status == 503 && row.contains(file), "{file} is not there: {status} {verbose}");

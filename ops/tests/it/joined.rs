@@ -341,14 +341,16 @@ fn a_demo_says_how_to_ask_it_and_names_the_process_that_leads() {
     let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
     let lines = BufReader::new(demo.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
     let said: Vec<String> = lines.take_while(|line| !line.starts_with("Ctrl-C")).collect();
-    let node = |number: &str| -> Vec<String> {
-        let row = said.iter().find(|line| line.starts_with(number)).expect("a row for each node");
-        row.split_whitespace().map(str::to_owned).collect()
-    };
-    let (first, second) = (node("1 "), node("2 "));
+    let head = said.iter().position(|line| line.starts_with("node ")).expect("a table of the nodes");
+    let node =
+        |place: usize| -> Vec<String> { said[head + place].split_whitespace().map(str::to_owned).collect() };
+    let (first, second) = (node(1), node(2));
     let asked = said.iter().find(|line| line.contains(" ctl --pd ")).map(|line| {
         assert_eq!(line.split_whitespace().next(), binary().to_str(), "what can be typed as it stands");
         let pd = line.split_whitespace().nth(3).expect("an address").parse().expect("an address");
+        let nodes = ctl(pd, &["node"]).1;
+        let is_listed = |id: &String| nodes.lines().any(|row| row.split_whitespace().next() == Some(id));
+        assert!([&first, &second].iter().all(|row| is_listed(&row[0])), "{first:?} {second:?}\n{nodes}");
         ctl(pd, &["regions"])
     });
     demo.kill().expect("it runs");
