@@ -162,6 +162,9 @@ mod tests {
         let invitation = Invitation { by, epoch: Epoch::new(5, 2) };
         let bytes = invitation.encode();
         assert_eq!(Invitation::decode(&bytes), Some(invitation));
+        // Logs outlive versions: these bytes are what the log has under its tag 5.
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("../../tests/fixtures/invitation-v1.hex").trim_end());
         for length in (0..BYTES).chain([BYTES + 1]) {
             assert_eq!(Invitation::decode(&vec![1; length]), None, "{length} bytes");
         }
