@@ -181,6 +181,8 @@ pub enum Bug {
     FateGuessed,
     /// Who was removed from a region before that was taken in hears only the latter.
     RemovedWaitsForMerge,
+    /// A region forgets what it has taken in although one of its replicas has yet to hear of it.
+    ForgottenEarly,
 }
 
 impl Bug {
@@ -277,7 +279,7 @@ impl Bug {
     ];
 
     /// Those of merges that the scripts of regions show.
-    pub const MERGE_STEPS: [Self; 8] = [
+    pub const MERGE_STEPS: [Self; 9] = [
         Self::SourceGoesOn,
         Self::CommittedEarly,
         Self::EndNotDescribed,
@@ -286,6 +288,7 @@ impl Bug {
         Self::CommittedUnled,
         Self::FateGuessed,
         Self::RemovedWaitsForMerge,
+        Self::ForgottenEarly,
     ];
 
     /// The bug with this name, of those that a simulated cluster can be given.
@@ -323,6 +326,16 @@ mod planted {
 
     thread_local! {
         static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+        static REMEMBERED: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    /// Sets on this thread how many regions that were taken in a record remembers, or no longer. So few that a test reaches it.
+    pub fn remember(taken: Option<usize>) {
+        REMEMBERED.set(taken);
+    }
+
+    pub(crate) fn remembered() -> Option<usize> {
+        REMEMBERED.get()
     }
 
     /// Plants `bug` on this thread, or takes the planted one away.
@@ -336,11 +349,16 @@ mod planted {
 }
 
 #[cfg(any(test, feature = "sim"))]
-pub use planted::plant;
+pub use planted::{plant, remember};
 #[cfg(any(test, feature = "sim"))]
-pub(crate) use planted::planted;
+pub(crate) use planted::{planted, remembered};
 
 #[cfg(not(any(test, feature = "sim")))]
 pub(crate) const fn planted(_: Bug) -> bool {
     false
+}
+
+#[cfg(not(any(test, feature = "sim")))]
+pub(crate) const fn remembered() -> Option<usize> {
+    None
 }

@@ -106,6 +106,8 @@ pub struct Setup {
     pub stores_each: usize,
     /// Regions are merged, and split more often.
     pub merges: bool,
+    /// How many regions that were taken in a record remembers; as many as ever where it is not drawn.
+    pub remembered: Option<usize>,
     /// How long a leader's lease is; zero where it asks the others for every read.
     pub lease: Duration,
     /// A node that is not given the first of the regions.
@@ -135,6 +137,7 @@ impl Nodes {
             setup: Setup {
                 stores_each: 1,
                 merges: false,
+                remembered: None,
                 lease,
                 without_first: None,
                 kept_entries: 16,

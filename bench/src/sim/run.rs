@@ -12,6 +12,7 @@ use bytes::Bytes;
 use engine::rt::local::Pending;
 use engine::rt::sim::{Options, World};
 use scheduler::Region;
+use store::plant::remember;
 use store::shard::Shard;
 use store::witness;
 
@@ -81,7 +82,10 @@ impl Run {
     pub fn merging(seed: u64) -> Self {
         let mut this = Self::drawn(seed, None);
         this.nodes.setup.merges = true;
-        this.record("regions are merged, too".to_owned());
+        // So few that most runs forget some.
+        this.nodes.setup.remembered = Some(1 + this.world.below(3) as usize);
+        let remembered = this.nodes.setup.remembered;
+        this.record(format!("regions are merged, too, of which {remembered:?} are remembered"));
         this
     }
 
@@ -162,6 +166,7 @@ impl Run {
     /// What is wrong.
     pub fn live(&mut self) -> Result<Tally, String> {
         self.lives = true;
+        remember(self.nodes.setup.remembered);
         (0..NODES).for_each(|number| self.nodes.start(number));
         let asking = self.begin_clients();
         self.pass(Duration::from_secs(3))?;

@@ -127,6 +127,23 @@ impl<W, R> Replica<W, R> {
         self.is_leader() && self.raft.stable() >= id.index && have == others
     }
 
+    /// Whether nothing is forgotten too early if the region takes in `source`: every replica has all that is committed on its disk, also what
+    /// would be forgotten for it.
+    ///
+    /// # Errors
+    /// A replica has not.
+    pub fn may_take(&self, source: &RegionRecord) -> Result<(), Refusal> {
+        let committed = LogId { term: self.term(), index: self.raft.committed() };
+        let keeps = !self.record.merges.forgets_for(&source.merges) || planted(Bug::ForgottenEarly);
+        match keeps || self.is_everywhere(committed) {
+            true => Ok(()),
+            false => Err(Refusal::Busy {
+                reason: "a replica of the neighbour has not heard of all that this has taken in",
+                backoff_ms: 1000,
+            }),
+        }
+    }
+
     /// What the region waits for, where its neighbour on this store may take it in: it is led from here, so no lease of an earlier leader
     /// lasts, and every replica has its prepare on disk.
     ///

@@ -144,6 +144,10 @@ impl Shard {
                 backoff_ms: 100,
             });
         }
+        if state.table.waiting_for(into).any(|source| source != region) {
+            return Err(Refusal::Busy { reason: "another region waits for the neighbour", backoff_ms: 1000 });
+        }
+        of(into)?.may_take(of(region)?.record())?;
         let due = inner.unwatched();
         let replica = state.table.get_mut(region).expect("it was looked at just now");
         let proposed = replica.propose_prepare(&target, asked, due);

@@ -180,6 +180,14 @@ impl<W, R> Table<W, R> {
         self.merging.iter().copied()
     }
 
+    /// Of those the ones that wait for `target`.
+    pub fn waiting_for(&self, target: RegionId) -> impl Iterator<Item = RegionId> {
+        let waits_for = move |id: &RegionId| {
+            self.get(*id).and_then(Replica::waits).is_some_and(|waits| waits.target == target)
+        };
+        self.waiting_for_merges().filter(waits_for)
+    }
+
     /// Publishes a range or an epoch that has changed.
     pub fn publish_region(&mut self, id: RegionId) {
         let Some(entry) = self.regions.get_mut(&id) else { return };

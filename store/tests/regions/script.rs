@@ -9,7 +9,7 @@
 //!
 //! | command | meaning |
 //! |---|---|
-//! | `stores IDS [pre-vote] [check-quorum] [lease=N] [uncommitted=N] [quiet=N]` | starts stores; groups sleep after N ticks |
+//! | `stores IDS [pre-vote] [check-quorum] [lease=N] [uncommitted=N] [quiet=N] [remember=N]` | starts stores; groups sleep after N ticks, and N regions that were taken in are remembered |
 //! | `region R START..END PEERS [learn PEERS]` | all stores named begin with a replica, at base 5@t5 |
 //! | `campaign S R`, `tick S [N]`, `resign S R`, `transfer S R PEER`, `clock N` | inputs; nanoseconds pass |
 //! | `time N`, `idle N`, `part FROM>TO`, `join-link FROM>TO` | ticks of all stores, in turn; the same with all messages delivered and nothing shown; a link over which nothing comes, signs of life included |
@@ -35,7 +35,7 @@ use std::sync::Arc;
 use raft::{Config, Time};
 use scheduler::change::Change;
 use scheduler::{Epoch, Key, KeyRange, NewRegion, Peer as Member, PeerId, Region, RegionId, StoreId};
-use store::plant::{Bug, plant};
+use store::plant::{Bug, plant, remember};
 use store::region::guard;
 use store::region::inflight::Known;
 use store::region::life::Life;
@@ -112,7 +112,10 @@ impl Stage {
         let region = words.get(2).and_then(|word| word.parse().ok()).unwrap_or(0);
         let now = Time(self.now);
         match words[0] {
-            "stores" => self.start(&words[1..]),
+            "stores" => {
+                remember(option(&words, "remember").map(|taken| number(taken) as usize));
+                self.start(&words[1..]);
+            }
             "region" => self.region(&words[1..]),
             "campaign" => {
                 self.command(id, region, |one| one.campaign(now).map_err(|refusal| refusal.to_string()))

@@ -12,9 +12,13 @@ impl Stage {
         let (waits, record) = (self.replica(id, source).waits(), self.replica(id, source).record().clone());
         let label = format!("{step} {source}");
         let ready = self.replica(id, source).merge_ready();
+        let room = self.replica(id, target).may_take(&record);
         let one = self.replica(id, if matches!(step, "prepare" | "rollback") { source } else { target });
         let proposed = match (step, waits) {
-            ("prepare", _) => one.propose_prepare(&neighbour, record.region.epoch, label),
+            ("prepare", _) => match room {
+                Ok(()) => one.propose_prepare(&neighbour, record.region.epoch, label),
+                Err(refusal) => Err((label, refusal)),
+            },
             ("commit", Some(_)) => match ready {
                 Ok(waits) => one.propose_commit(record, &waits, label),
                 Err(refusal) => Err((label, refusal)),

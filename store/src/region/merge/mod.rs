@@ -40,6 +40,13 @@
 //! is here, beyond the epoch named, and has no such source among those, has not taken it in; and as it has left that epoch, it never
 //! will. Whoever does not know hands the source's leadership on. No region id is used twice, so one merge is never mistaken for another.
 //!
+//! # What is forgotten
+//!
+//! A record remembers the last [`TAKEN_MAX`] regions that were taken in. A store that has a replica of an older one needs it to be named by
+//! the snapshot with which that one ends. So nothing is taken in for which one would be forgotten while a replica of the target has not all
+//! that is committed on its disk ([`Replica::may_take`](super::replica::Replica::may_take)): what it has there it applies, and needs no snapshot for. And
+//! no second source waits for a target, so that what the first one needs to know of it is not forgotten either.
+//!
 //! # Replicas that were away
 //!
 //! | on a store there is | and comes | then |
@@ -65,6 +72,11 @@ const FORMAT: u8 = 1;
 
 /// Regions that a record remembers as taken in; the oldest are forgotten first.
 pub const TAKEN_MAX: usize = 32;
+
+/// The same, or what a test has set.
+fn taken_max() -> usize {
+    crate::plant::remembered().unwrap_or(TAKEN_MAX)
+}
 
 /// One entry of a merge, and the epoch that it was thought out against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,12 +186,17 @@ impl Merges {
         }
         self.taken.push(Taken { region: source.region.id, version });
         self.taken.sort_unstable_by_key(|taken| (taken.version, taken.region));
-        self.taken.drain(..self.taken.len().saturating_sub(TAKEN_MAX));
+        self.taken.drain(..self.taken.len().saturating_sub(taken_max()));
+    }
+
+    /// Whether the region forgets one that it has taken in if it takes in `source`.
+    pub fn forgets_for(&self, source: &Self) -> bool {
+        self.taken.len() + source.taken.len() + 1 > taken_max()
     }
 
     /// Whether everything is remembered that was taken in above `version`.
     fn remembers_since(&self, version: u64) -> bool {
-        self.taken.len() < TAKEN_MAX || self.taken.first().is_some_and(|oldest| oldest.version <= version)
+        self.taken.len() < taken_max() || self.taken.first().is_some_and(|oldest| oldest.version <= version)
     }
 }
 
