@@ -78,6 +78,14 @@ pub struct Config {
     /// Load beyond which a region is split where there is another store to take a part; zero never does. It is what its leader bears: each KiB
     /// that is read or written counts as an operation more. Default 3000, operations per second.
     pub region_split_ops: u64,
+    /// Size up to which a region is merged with a neighbour; zero never does. Default 0, bytes.
+    pub region_merge_bytes: u64,
+    /// Number of keys up to which a region is merged with a neighbour. Default 200,000, keys.
+    pub region_merge_keys: u64,
+    /// Time after a split, and after the scheduler has begun, in which a region is not merged. Default 3,600,000, milliseconds.
+    pub split_merge_interval_ms: u64,
+    /// Merges of small regions that may run at a time. Default 8, operators.
+    pub merge_schedule_limit: u64,
     /// Load below which a region is never called hot. Default 1 MiB, bytes per second ([`crate::load::Load`] scores).
     pub hot_region_load_min: u64,
     /// A store is called hot when its load exceeds the mean by this share. Default 25, percent.
@@ -128,6 +136,10 @@ impl Default for Config {
             region_size_floor_bytes: MIB,
             region_size_max_bytes: 144 * MIB,
             region_split_ops: 3000,
+            region_merge_bytes: 0,
+            region_merge_keys: 200_000,
+            split_merge_interval_ms: 3_600_000,
+            merge_schedule_limit: 8,
             hot_region_load_min: MIB,
             hot_tolerance_percent: 25,
             core_tolerance_percent: 20,
@@ -180,6 +192,7 @@ impl Config {
         within("leader_tolerance", self.leader_tolerance, 0, 1 << 32)?;
         within("region_size_floor_bytes", self.region_size_floor_bytes, 1, 1 << 50)?;
         within("region_size_max_bytes", self.region_size_max_bytes, 1, 1 << 50)?;
+        within("region_merge_bytes", self.region_merge_bytes, 0, 1 << 50)?;
         in_order(
             ("region_size_floor_bytes", self.region_size_floor_bytes),
             ("region_size_max_bytes", self.region_size_max_bytes),
@@ -242,6 +255,7 @@ impl Config {
             Policy::BalanceCore => self.core_schedule_limit,
             Policy::HotRegion => self.hot_schedule_limit,
             Policy::SplitCheck | Policy::PreSplit => self.split_schedule_limit,
+            Policy::MergeCheck => self.merge_schedule_limit,
             Policy::Admin => u64::MAX,
         }
     }
@@ -364,7 +378,7 @@ mod tests {
             fields += 1;
             doc.clear();
         }
-        assert_eq!(fields, 33);
+        assert_eq!(fields, 37);
     }
 
     #[test]

@@ -259,6 +259,8 @@ pub enum Reason {
     LoadsWouldSpread,
     /// Too few regions have reported since the scheduler began.
     Preparing,
+    /// The region is small and stays as it is.
+    Unmerged(Unmerged),
 }
 
 impl fmt::Display for Reason {
@@ -324,6 +326,67 @@ impl fmt::Display for Reason {
             }
             Self::LoadsWouldSpread => f.write_str("would make loads less even"),
             Self::Preparing => f.write_str("too few regions have reported yet"),
+            Self::Unmerged(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+/// Why a region that is small is not merged with a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmerged {
+    /// The region was split a while ago, or is known for less; for so long, milliseconds, it is not merged yet.
+    CutLately(u64),
+    /// A merge of the region came to nothing a while ago; for so long, milliseconds, none is begun again.
+    InVain(u64),
+    /// No neighbour of the region is known.
+    NoNeighbour,
+    /// There are no more regions than stores in use, of which each is to have one.
+    FewRegions(u64),
+    /// The region is the only one of the store.
+    OnlyRegion,
+    /// Clients rely on the border to this neighbour.
+    BorderKept(RegionId),
+    /// The region and its neighbour together would be too large.
+    LargeTogether {
+        /// The neighbour.
+        with: RegionId,
+        /// The size of the two, bytes.
+        bytes: u64,
+        /// The most that they may have, bytes.
+        max: u64,
+    },
+    /// The region and this neighbour together would be too busy.
+    BusyTogether(RegionId),
+}
+
+impl fmt::Display for Unmerged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CutLately(left_ms) => write!(
+                f,
+                "was split lately, or is not known for long; it is not merged for another {} s",
+                left_ms.div_ceil(1000)
+            ),
+            Self::InVain(left_ms) => write!(
+                f,
+                "could not be merged a while ago; that is tried again in {} s",
+                left_ms.div_ceil(1000)
+            ),
+            Self::NoNeighbour => f.write_str("is small, and has no neighbour that is known"),
+            Self::FewRegions(stores) => {
+                write!(f, "is small, and stays: there are {stores} stores, and no more regions than that")
+            }
+            Self::OnlyRegion => f.write_str("would be left without a region"),
+            Self::BorderKept(other) => {
+                write!(f, "ends where the keyspace does, and is not merged with {other}")
+            }
+            Self::LargeTogether { with, bytes, max } => write!(
+                f,
+                "is small, and would have {bytes} bytes together with {with}, more than {max}, half of what is split"
+            ),
+            Self::BusyTogether(other) => {
+                write!(f, "is small, and would be too busy together with {other}")
+            }
         }
     }
 }

@@ -48,8 +48,6 @@
 //! - At rest nothing moves: every balancing proposal lowers one common number ([`balance`] says which).
 //!
 //! # Not done here, on purpose
-//! - **Merging regions by itself.** What a merge comes to is said by [`merge`], and one that stores carry out is understood when it is
-//!   reported; no policy proposes one.
 //! - **Placement rules per key range**, follower-only or witness replicas. One number of replicas and one list of
 //!   location labels hold for all regions.
 //! - **Persisting the map.** It is rebuilt from reports faster than it could be loaded.

@@ -14,7 +14,7 @@ use crate::range::KeyRange;
 use crate::region::{Peer, Region, Role};
 
 /// Why two regions do not become one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotMerged {
     /// They do not touch.
     Apart {
@@ -133,7 +133,7 @@ mod tests {
     fn what_does_not_touch_or_does_not_lie_together_stays_two() {
         let (source, target) = (region(1, "", "c", 1), region(2, "m", "", 1));
         let apart = NotMerged::Apart { source: RegionId(1), target: RegionId(2) };
-        assert_eq!(may_merge(&source, &target), Err(apart.clone()));
+        assert_eq!(may_merge(&source, &target), Err(apart));
         assert_eq!(merged(&source, &target), Err(apart));
         // An open end touches nothing.
         assert!(may_merge(&region(1, "m", "", 1), &region(2, "", "c", 1)).is_err());

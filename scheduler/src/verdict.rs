@@ -10,6 +10,7 @@
 //! | what do the replicas need? | as many replicas on their way as may be? |
 //! | is a store silent that has one? | |
 //! | is its leader to go, is it to be split, would it be nicer elsewhere? | |
+//! | is it small, and why is it not merged? | |
 //!
 //! Nothing is decided here: policies are asked what they would do now, so an answer is what the next round begins, or why
 //! it does not.
@@ -17,7 +18,7 @@
 use std::fmt;
 
 use crate::balance::may_touch;
-use crate::check::{replica, split};
+use crate::check::{merge, replica, split};
 use crate::cluster::{Kind, RegionInfo};
 use crate::filter::{Reason, Refusal, View};
 use crate::id::{PeerId, StoreId};
@@ -118,6 +119,7 @@ pub fn of_region(view: &View<'_>, info: &RegionInfo, prepared: bool) -> Verdict 
         .or_else(|| to_split(view, info))
         .or_else(|| why(view, info).into_iter().find_map(Result::ok).map(|proposal| wanted(view, &proposal)))
         .or_else(|| placed(view, info))
+        .or_else(|| small(view, info))
         .unwrap_or(Verdict::Content)
 }
 
@@ -126,6 +128,15 @@ fn placed(view: &View<'_>, info: &RegionInfo) -> Option<Verdict> {
     view.operators.placed().rest_ms(info.id(), view.now)?;
     let rests = |refusal: &Refusal| matches!(refusal.reason, Reason::Placed(_));
     why(view, info).into_iter().filter_map(Result::err).find(rests).map(Verdict::Stuck)
+}
+
+/// A region that is small enough to be merged, and is not.
+fn small(view: &View<'_>, info: &RegionInfo) -> Option<Verdict> {
+    if !view.config.is_enabled(Policy::MergeCheck) {
+        return None;
+    }
+    let refusal = merge::check(view, info).err()?;
+    (refusal.reason != Reason::Content).then_some(Verdict::Stuck(refusal))
 }
 
 /// What a policy wants, as far as it is let.
@@ -147,6 +158,7 @@ fn described(intent: &Intent) -> String {
         Intent::Split { keys } if keys.is_empty() => "a split in its middle".to_owned(),
         Intent::Split { keys } => format!("a split at {} keys", keys.len()),
         Intent::LeaveJoint => "an end to its joint configuration".to_owned(),
+        Intent::Merge { into } => format!("a merge into {into}"),
         Intent::AddReplica { .. } => format!("a replica on {stores}"),
         Intent::RemoveReplica { .. } => format!("no replica on {stores}"),
         Intent::TransferLeader { .. } => format!("its leader on {stores}"),

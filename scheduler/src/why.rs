@@ -3,7 +3,7 @@
 use crate::balance::region::evens_out;
 use crate::balance::shift::{Judge, load_on};
 use crate::balance::{core, may_move, stays_whole};
-use crate::check::{replica, split};
+use crate::check::{merge, replica, split};
 use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
 use crate::id::StoreId;
@@ -18,6 +18,11 @@ pub fn why(view: &View<'_>, info: &RegionInfo) -> Vec<Result<Proposal, Refusal>>
     let board = Board::new(view);
     let mut opinions =
         vec![replica::check(view, &board, info, Policy::ReplicaCheck), split::check(view, info)];
+    opinions.push(
+        enabled(view, Policy::MergeCheck)
+            .map_err(|reason| Refusal::new(Policy::MergeCheck, reason).of_region(info.id()))
+            .and_then(|()| merge::check(view, info)),
+    );
     opinions.extend(info.follower_stores().map(|to| why_not_lead(view, info, to)));
     for peer in &info.region.peers {
         let others = view.cluster.stores().map(crate::store::Store::id);

@@ -214,7 +214,7 @@ impl Walk {
                 }
                 report.region = change.apply(&report.region).expect("an instruction fits its region");
             }
-            Action::Split { .. } => return None,
+            Action::Split { .. } | Action::Merge(_) => return None,
         }
         let lost = report.region.peers.iter().find(|peer| model.is_dead(peer.store));
         report.down.extend(lost.map(|lost| DownPeer { peer: lost.id, down_ms: self.round * ROUND_MS }));

@@ -213,9 +213,10 @@ impl Run {
         }
         let into = touching[self.world.below(touching.len() as u64) as usize].id;
         for _ in 0..8 {
-            let Some((number, shard, known)) = self.led(source.id) else { return Ok(()) };
-            if shard.merge(source.id, known.epoch, into).is_ok() {
-                self.record(format!("node {number} is asked to have {into} take {} in", source.id));
+            // As the scheduler does: what both show, and the leader of the one is asked.
+            let known = |id| self.seen.map.regions().find(|known| known.id == id).cloned();
+            let (Some(source), Some(target)) = (known(source.id), known(into)) else { return Ok(()) };
+            if self.step(&source, Action::Merge(Box::new(target))) {
                 self.tally.merges_begun += 1;
                 // What befalls the nodes next befalls them in the middle of it, sooner or later.
                 let now = self.world.below(3) == 0;

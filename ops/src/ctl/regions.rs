@@ -21,8 +21,8 @@ use super::{CtlError, confirm, keys};
 /// One value, where `Vec` would be as many as are given.
 type TypedKey = Vec<u8>;
 
-/// How long a split is waited for, which takes two reports of its region if nothing is in its way.
-const SPLIT_SEEN_MAX: Duration = Duration::from_secs(5);
+/// How long a split or a merge is waited for, which takes a few reports of its region if nothing is in its way.
+const SEEN_MAX: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Which regions are listed.
@@ -70,6 +70,21 @@ pub(super) struct SplitArguments {
     dry_run: bool,
 }
 
+/// Two regions that become one.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct MergeArguments {
+    /// Id of the region that ends, as `ringkeep ctl regions` lists it
+    source: u64,
+    /// Id of the neighbour that takes its keys in
+    target: u64,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
 /// What is asked of a region.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Wish {
@@ -108,6 +123,10 @@ pub(super) enum Wish {
     /// Cut the region in two; both parts stay where they are. Without --key the region needs some MiB of data, whose middle is looked for
     #[command(after_help = "Example: ringkeep ctl region split 7 --key user:5000")]
     Split(SplitArguments),
+    /// Make two neighbours one: SOURCE ends, and TARGET keeps its id and gets its keys. The replicas of SOURCE move to the stores of TARGET
+    /// first; for a moment requests to its keys are refused and sent again
+    #[command(after_help = "Example: ringkeep ctl region merge 7 8 --dry-run")]
+    Merge(MergeArguments),
 }
 
 /// What is asked of operators.
@@ -193,7 +212,7 @@ pub(super) async fn list(scheduler: &SchedulerClient, wanted: ListArguments) -> 
     }
 }
 
-/// Shows a region or asks for a change of it. Returns when its operator has begun; a split, which is quick, is waited for.
+/// Shows a region or asks for a change of it. Returns when its operator has begun; a split or a merge, which is quick, is waited for.
 pub(super) async fn change(rt: &Rt, scheduler: &SchedulerClient, wish: Wish) -> Result<Answer, CtlError> {
     match wish {
         Wish::Show { region } => {
@@ -216,6 +235,7 @@ pub(super) async fn change(rt: &Rt, scheduler: &SchedulerClient, wish: Wish) -> 
         Wish::Transfer(place) => transfer(scheduler, place).await,
         Wish::Relocate(place) => relocate(scheduler, place).await,
         Wish::Split(wanted) => split(rt, scheduler, wanted).await,
+        Wish::Merge(wanted) => merge(rt, scheduler, wanted).await,
     }
 }
 
@@ -234,7 +254,7 @@ async fn operate(
     wish: RegionWish,
     Place { region, store, dry_run }: Place,
 ) -> Result<Answer, CtlError> {
-    let request = OperateRequest { region, wish: wish.into(), store, key: Bytes::new(), dry_run };
+    let request = OperateRequest { region, wish: wish.into(), store, key: Bytes::new(), dry_run, into: 0 };
     let begun: OperateResponse = scheduler.call("/ringkeep.Scheduler/Operate", &request).await?;
     Ok(said(region, &begun, dry_run, ""))
 }
@@ -257,16 +277,26 @@ pub(super) async fn split(
     SplitArguments { region, key, dry_run }: SplitArguments,
 ) -> Result<Answer, CtlError> {
     let key = key.unwrap_or_default().into();
-    let request = OperateRequest { region, wish: RegionWish::Split.into(), store: 0, key, dry_run };
+    let request = OperateRequest { region, wish: RegionWish::Split.into(), store: 0, key, dry_run, into: 0 };
     let begun: OperateResponse = scheduler.call("/ringkeep.Scheduler/Operate", &request).await?;
     if dry_run {
         return Ok(said(region, &begun, true, ""));
     }
+    watched(rt, scheduler, region, &begun).await
+}
+
+/// Waits a while for what was begun, and says what has become of it.
+async fn watched(
+    rt: &Rt,
+    scheduler: &SchedulerClient,
+    region: u64,
+    begun: &OperateResponse,
+) -> Result<Answer, CtlError> {
     let began = rt.now();
-    while rt.now().since(began) < SPLIT_SEEN_MAX {
+    while rt.now().since(began) < SEEN_MAX {
         let seen = seen(scheduler, region).await?;
         match seen.iter().find(|seen| seen.operator == begun.operator) {
-            Some(OperatorState { succeeded: true, .. }) => return Ok(said(region, &begun, false, ": done")),
+            Some(OperatorState { succeeded: true, .. }) => return Ok(said(region, begun, false, ": done")),
             Some(ended) if !ended.outcome.is_empty() => {
                 let steps = begun.steps.join(", then ");
                 let why =
@@ -277,7 +307,26 @@ pub(super) async fn split(
             None => break,
         }
     }
-    Ok(said(region, &begun, false, "; what becomes of it is in `ringkeep ctl operator`"))
+    Ok(said(region, begun, false, "; what becomes of it is in `ringkeep ctl operator`"))
+}
+
+/// Has a region taken in by its neighbour, and waits for that as long as it is quick.
+async fn merge(
+    rt: &Rt,
+    scheduler: &SchedulerClient,
+    MergeArguments { source, target, dry_run, yes }: MergeArguments,
+) -> Result<Answer, CtlError> {
+    let (region, into, wish) = (source, target, RegionWish::Merge.into());
+    confirm::ask(
+        yes || dry_run,
+        &format!("region {source} will end, and region {target} will have its keys"),
+    )?;
+    let request = OperateRequest { region, wish, store: 0, key: Bytes::new(), dry_run, into };
+    let begun: OperateResponse = scheduler.call("/ringkeep.Scheduler/Operate", &request).await?;
+    match dry_run {
+        true => Ok(said(region, &begun, true, "")),
+        false => watched(rt, scheduler, region, &begun).await,
+    }
 }
 
 async fn seen(scheduler: &SchedulerClient, region: u64) -> Result<Vec<OperatorState>, CallError> {

@@ -114,6 +114,45 @@ fn what_moves_or_loses_something_can_be_rehearsed_and_has_to_be_meant() {
 }
 
 #[test]
+fn two_neighbours_become_one_if_that_is_meant() {
+    let directory = directory();
+    let node = start(&directory);
+    let before = json(&node, &["regions"]);
+    let id = |place: usize| before[place]["region"].to_string();
+    let (target, source, far) = (id(0), id(1), id(3));
+    let merge = |source: &str, target: &str, flag: &str| {
+        let words = ["region", "merge", source, target, flag];
+        ctl(&node, &words[..if flag.is_empty() { 4 } else { 5 }])
+    };
+    let (code, _, said) = merge(&source, &target, "");
+    assert!(code == 2 && said.contains("will end") && said.contains("--yes"), "{code} {said}");
+    let (code, said, _) = merge(&source, &target, "--dry-run");
+    assert!(code == 0 && said.contains(&format!("merge into region {target}")), "{code} {said}");
+    assert_eq!(json(&node, &["regions"]), before, "nothing was done");
+    for (source, target, why) in [
+        (&far, &target, "are no neighbours"),
+        (&source, &"999999".to_owned(), "is not known; list the regions"),
+    ] {
+        let (code, _, said) = merge(source, target, "--yes");
+        assert!(code == 1 && said.contains(why), "{code} {said}");
+    }
+    let (code, said, why) = merge(&source, &target, "--yes");
+    assert!(code == 0 && said.contains(": done"), "{code} {said} {why}");
+    let after = json(&node, &["regions"]);
+    assert_eq!(after.as_array().map(Vec::len), before.as_array().map(|regions| regions.len() - 1));
+    assert_eq!((&after[0]["region"], &after[0]["up_to"]), (&before[0]["region"], &before[1]["up_to"]));
+    let operator = json(&node, &["operator"]);
+    assert_eq!(operator[0]["steps"], format!("merge into region {target}"), "{operator}");
+    // Why a small region stays is said: the policy is off as it comes.
+    let (code, said, _) = ctl(&node, &["why", "region", &target]);
+    assert!(code == 0 && !said.contains("merge-check"), "{said}");
+    assert_eq!(ctl(&node, &["config", "set", "region_merge_bytes", "1048576"]).0, 0);
+    let why = json(&node, &["why", "region", &far])["verdict"].as_str().expect("a sentence").to_owned();
+    assert!(why.contains("merge-check") && why.contains("is not merged for another"), "{why}");
+    assert!(ctl(&node, &["scheduler"]).1.contains("merge-check"));
+}
+
+#[test]
 fn a_node_is_drained_of_leaders_as_long_as_another_can_lead() {
     let directory = directory();
     let node = start(&directory);

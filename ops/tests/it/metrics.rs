@@ -229,6 +229,16 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "every_number_of_the_scheduler_moves",
     ),
     (
+        "ringkeep_merges_refused_total",
+        "no merge is asked for here",
+        "regions_are_merged_on_request_and_every_number_of_merges_moves",
+    ),
+    (
+        "ringkeep_merges_total",
+        "no merge is asked for here",
+        "regions_are_merged_on_request_and_every_number_of_merges_moves",
+    ),
+    (
         "ringkeep_relocated_bytes_total",
         "one core has no other core to move a region to",
         "regions_move_between_stores_of_a_node_under_load_and_power_cuts",

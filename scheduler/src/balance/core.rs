@@ -146,7 +146,8 @@ fn sibling_of(operator: &Operator) -> Option<StoreId> {
         | Step::RemovePeer { .. }
         | Step::EnterJoint { .. }
         | Step::LeaveJoint
-        | Step::Split { .. } => None,
+        | Step::Split { .. }
+        | Step::Merge { .. } => None,
     })
 }
 

@@ -1,4 +1,5 @@
-//! What must be repaired, one region at a time.
+//! What must be repaired, and which regions are to become two or one.
 
+pub mod merge;
 pub mod replica;
 pub mod split;

@@ -18,6 +18,7 @@ mod arena;
 mod check;
 mod holding;
 mod info;
+mod lately;
 mod order;
 mod places;
 mod query;
@@ -31,6 +32,7 @@ use crate::store::{Lifecycle, Store, StoreDescriptor, StoreReport};
 use crate::time::Time;
 use arena::{Arena, Slot};
 use holding::{Burden, Holding};
+use lately::Lately;
 use order::{Cursor, Order};
 use places::Places;
 
@@ -79,6 +81,7 @@ pub struct Cluster {
     led: usize,
     // What a smaller region weighs in balancing.
     floor_bytes: u64,
+    lately: Lately,
 }
 
 impl Cluster {
@@ -249,6 +252,7 @@ impl Cluster {
         self.order.remove(at);
         let entry = self.entries.remove(slot);
         self.by_id.remove(&entry.info.region.id);
+        self.lately.forget(entry.info.region.id);
         entry.info
     }
 

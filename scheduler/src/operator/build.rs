@@ -12,8 +12,9 @@ use crate::config::ReplicaPath;
 use crate::epoch::Epoch;
 use crate::filter::View;
 use crate::id::{PeerId, RegionId, StoreId};
+use crate::merge::{NotMerged, may_merge};
 use crate::range::Key;
-use crate::region::{Peer, Role};
+use crate::region::{Peer, Region, Role};
 
 /// What a policy wants of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,11 @@ pub enum Intent {
         /// Where to cut, rising.
         keys: Vec<Key>,
     },
+    /// To be taken in by a neighbour, whose stores the region's peers move to first.
+    Merge {
+        /// The neighbour.
+        into: RegionId,
+    },
 }
 
 impl Intent {
@@ -78,7 +84,7 @@ impl Intent {
                 (Some(*from), Some(*to))
             }
             Self::Promote { on } => (Some(*on), None),
-            Self::LeaveJoint | Self::Split { .. } => (None, None),
+            Self::LeaveJoint | Self::Split { .. } | Self::Merge { .. } => (None, None),
         };
         one.into_iter().chain(other)
     }
@@ -111,6 +117,8 @@ pub enum Cause {
     Evicted,
     /// It was asked for.
     Asked,
+    /// A region and its neighbour are small.
+    Small,
 }
 
 impl fmt::Display for Cause {
@@ -128,6 +136,7 @@ impl fmt::Display for Cause {
             Self::Busy => "the region is busier than a region may be",
             Self::Evicted => "the store of the leader is kept from leading",
             Self::Asked => "it was asked for",
+            Self::Small => "the region and its neighbour are small",
         })
     }
 }
@@ -206,8 +215,75 @@ impl Proposal {
                 let new = (0..keys.len().max(1)).map(|_| new_region(info, ids)).collect::<Result<_, _>>()?;
                 Ok(vec![Step::Split { keys: keys.clone(), new }])
             }
+            Intent::Merge { into } => merge(info, *into, view, ids),
         }
     }
+}
+
+/// The peers of a region to the stores of its neighbour, and then the two become one.
+fn merge(info: &RegionInfo, into: RegionId, view: &View<'_>, ids: Ids<'_>) -> Result<Vec<Step>, BuildError> {
+    let target = view.cluster.region(into).ok_or(BuildError::RegionMoved(into))?;
+    if let Err(why @ (NotMerged::Apart { .. } | NotMerged::Changing { .. })) =
+        may_merge(&info.region, &target.region)
+    {
+        return Err(BuildError::NotMerged(why));
+    }
+    if view.cluster.keeps_border(&info.region, &target.region) {
+        return Err(BuildError::BorderKept(info.id(), into));
+    }
+    let (bytes, max) = (info.size_bytes.saturating_add(target.size_bytes), view.config.region_size_max_bytes);
+    if bytes > max {
+        return Err(BuildError::TooLarge { bytes, max });
+    }
+    let mut steps = Vec::new();
+    for (from, to) in moves(view, &info.region, &target.region)? {
+        let leaver = info.region.peer_on(from).copied().ok_or(BuildError::NoPeerOn(from))?;
+        let newcomer = Peer::voter(new_peer(ids)?, to);
+        if view.same_node(from, to) {
+            steps.extend(relocate(info, &leaver, &newcomer));
+            continue;
+        }
+        // Not to one that goes next.
+        let stays = info.region.peers.iter().filter(|peer| target.region.peer_on(peer.store).is_some());
+        let able = stays.filter(|peer| !info.is_pending(peer.id) && view.may_lead_on(peer.store).is_ok());
+        let heir = able.min_by_key(|peer| (Some(peer.store) != target.leader_store(), peer.store));
+        let heir = heir.unwrap_or(&newcomer);
+        let transfer = Step::TransferLeader { peer: heir.id, store: heir.store };
+        let transfer = if info.leader == Some(leaver.id) { vec![transfer] } else { Vec::new() };
+        steps.extend(move_replica(&leaver, &newcomer, transfer, view.config.replica_path));
+    }
+    let mut epoch = info.region.epoch;
+    epoch.conf_ver += steps.iter().filter(|step| step.change().is_some()).count() as u64;
+    steps.push(Step::Merge { into: Box::new(target.region.clone()), epoch });
+    Ok(steps)
+}
+
+/// From which store to which the peers of `source` move until they are where those of `target` are: within a node where that can be.
+///
+/// # Errors
+/// They are not equally many.
+pub(crate) fn moves(
+    view: &View<'_>,
+    source: &Region,
+    target: &Region,
+) -> Result<Vec<(StoreId, StoreId)>, BuildError> {
+    let beyond = |one: &Region, other: &Region| -> Vec<StoreId> {
+        let stores = one.peers.iter().map(|peer| peer.store);
+        stores.filter(|store| other.peer_on(*store).is_none()).collect()
+    };
+    let (mut from, to) = (beyond(source, target), beyond(target, source));
+    if from.len() != to.len() {
+        return Err(BuildError::PeersDiffer(source.id, target.id));
+    }
+    // Those that stay on their node first, so that no other takes their place.
+    let (near, far): (Vec<StoreId>, Vec<StoreId>) =
+        to.into_iter().partition(|to| from.iter().any(|from| view.same_node(*from, *to)));
+    let mut pairs = Vec::new();
+    for to in near.into_iter().chain(far) {
+        let place = from.iter().position(|from| view.same_node(*from, to)).unwrap_or(0);
+        pairs.push((from.remove(place), to));
+    }
+    Ok(pairs)
 }
 
 fn new_peer(ids: Ids<'_>) -> Result<PeerId, BuildError> {
@@ -302,6 +378,19 @@ pub enum BuildError {
     NoOtherLeader(RegionId),
     /// The block of ids is used up; the next one is to be allocated first.
     OutOfIds,
+    /// The two regions do not become one as they are.
+    NotMerged(NotMerged),
+    /// Clients rely on the border between the two.
+    BorderKept(RegionId, RegionId),
+    /// One of the two has more peers.
+    PeersDiffer(RegionId, RegionId),
+    /// The two together would be split again.
+    TooLarge {
+        /// Their size.
+        bytes: u64,
+        /// The largest that is not split.
+        max: u64,
+    },
 }
 
 impl fmt::Display for BuildError {
@@ -311,6 +400,19 @@ impl fmt::Display for BuildError {
             Self::NoPeerOn(store) => write!(f, "the region has no peer on {store}"),
             Self::NoOtherLeader(region) => write!(f, "no other peer of {region} could lead"),
             Self::OutOfIds => f.write_str("no ids are left; allocate a new block"),
+            Self::NotMerged(why) => write!(f, "{why}"),
+            Self::BorderKept(one, other) => write!(
+                f,
+                "{one} and {other} meet at an end of the keyspace, whose clients rely on that border; merge neighbours on one side of it"
+            ),
+            Self::PeersDiffer(one, other) => write!(
+                f,
+                "{one} and {other} have not equally many peers; they are merged when the scheduler has made up for what lacks"
+            ),
+            Self::TooLarge { bytes, max } => write!(
+                f,
+                "together they have {bytes} bytes and would be split again, above region_size_max_bytes ({max}); raise that, or leave them"
+            ),
         }
     }
 }

@@ -73,7 +73,8 @@ impl Influence {
             | Intent::TransferLeader { .. }
             | Intent::Promote { .. }
             | Intent::LeaveJoint
-            | Intent::Split { .. } => {}
+            | Intent::Split { .. }
+            | Intent::Merge { .. } => {}
         }
         if let Intent::RemoveReplica { from }
         | Intent::MoveReplica { from, .. }
@@ -104,7 +105,8 @@ impl Influence {
             | Intent::AddReplica { .. }
             | Intent::Promote { .. }
             | Intent::LeaveJoint
-            | Intent::Split { .. } => {}
+            | Intent::Split { .. }
+            | Intent::Merge { .. } => {}
         }
     }
 

@@ -25,6 +25,7 @@ use crate::id::{RegionId, StoreId};
 use crate::region::Peer;
 use crate::time::Time;
 
+pub(crate) use build::moves;
 pub use build::{BuildError, Cause, Ids, Intent, Proposal};
 pub use influence::{Delta, Influence};
 pub use running::{AddRefusal, Ended, Operators, Status};
@@ -56,11 +57,13 @@ pub enum Policy {
     PreSplit,
     /// A person.
     Admin,
+    /// Merging small regions with their neighbours.
+    MergeCheck,
 }
 
 impl Policy {
-    /// Every policy.
-    pub const ALL: [Self; 11] = [
+    /// Every policy. Their places are on disk, so a new one comes last.
+    pub const ALL: [Self; 12] = [
         Self::ReplicaCheck,
         Self::Drain,
         Self::BalanceRegion,
@@ -72,13 +75,18 @@ impl Policy {
         Self::Scatter,
         Self::PreSplit,
         Self::Admin,
+        Self::MergeCheck,
     ];
 
     /// Which operators its own may replace: those of lower priority.
     #[must_use]
     pub const fn priority(self) -> Priority {
         match self {
-            Self::BalanceRegion | Self::BalanceLeader | Self::BalanceCore | Self::HotRegion => Priority::Low,
+            Self::BalanceRegion
+            | Self::BalanceLeader
+            | Self::BalanceCore
+            | Self::HotRegion
+            | Self::MergeCheck => Priority::Low,
             Self::ReplicaCheck | Self::Drain | Self::SplitCheck | Self::EvictLeader => Priority::Normal,
             Self::Scatter | Self::PreSplit | Self::Admin => Priority::High,
         }
@@ -99,6 +107,7 @@ impl fmt::Display for Policy {
             Self::Scatter => "scatter",
             Self::PreSplit => "pre-split",
             Self::Admin => "admin",
+            Self::MergeCheck => "merge-check",
         })
     }
 }
@@ -131,6 +140,8 @@ impl Kinds {
     pub const SPLIT: Self = Self(16);
     /// A person asked for it.
     pub const ADMIN: Self = Self(32);
+    /// Two regions become one.
+    pub const MERGE: Self = Self(64);
 
     /// Whether all of `other` is in this set.
     #[must_use]
@@ -144,7 +155,7 @@ impl Kinds {
             Policy::BalanceRegion | Policy::BalanceLeader | Policy::BalanceCore | Policy::HotRegion => {
                 Self::BALANCE
             }
-            Policy::EvictLeader | Policy::SplitCheck => Self::default(),
+            Policy::EvictLeader | Policy::SplitCheck | Policy::MergeCheck => Self::default(),
             Policy::Scatter | Policy::PreSplit | Policy::Admin => Self::ADMIN,
         };
         for step in steps {
@@ -152,6 +163,7 @@ impl Kinds {
                 | match step {
                     Step::TransferLeader { .. } => Self::LEADER,
                     Step::Split { .. } => Self::SPLIT,
+                    Step::Merge { .. } => Self::MERGE,
                     Step::AddPeer { .. }
                     | Step::AddLearner { .. }
                     | Step::AddSibling { .. }
@@ -314,6 +326,38 @@ impl Operator {
         new.iter().any(|new| new.region == region)
     }
 
+    /// The region that takes this one in, if that is the last step.
+    #[must_use]
+    pub fn merges_into(&self) -> Option<RegionId> {
+        match self.steps.last() {
+            Some(Step::Merge { into, epoch: _ }) => Some(into.id),
+            Some(
+                Step::TransferLeader { .. }
+                | Step::AddPeer { .. }
+                | Step::AddLearner { .. }
+                | Step::AddSibling { .. }
+                | Step::Promote { .. }
+                | Step::Demote { .. }
+                | Step::RemovePeer { .. }
+                | Step::EnterJoint { .. }
+                | Step::LeaveJoint
+                | Step::Split { .. },
+            )
+            | None => None,
+        }
+    }
+
+    /// The regions that it keeps from others.
+    pub fn regions(&self) -> impl Iterator<Item = RegionId> {
+        std::iter::once(self.region).chain(self.merges_into())
+    }
+
+    /// Whether the last step that is left is a merge into this region.
+    #[must_use]
+    pub fn ends_in(&self, region: RegionId) -> bool {
+        self.finished + 1 == self.steps.len() && self.merges_into() == Some(region)
+    }
+
     /// Takes note of what the region shows and answers what comes of it.
     pub fn drive(&mut self, info: &RegionInfo, view: &View<'_>) -> Progress {
         while self.current().is_some_and(|step| step.is_finished(info, self.origin)) {
@@ -414,6 +458,7 @@ impl Action {
             Self::TransferLeader(_) => crate::epoch::Command::TransferLeader,
             Self::Change(change) => Change::command(change),
             Self::Split { .. } => crate::epoch::Command::Split,
+            Self::Merge(_) => crate::epoch::Command::PrepareMerge,
         }
     }
 }

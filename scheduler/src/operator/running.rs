@@ -1,4 +1,5 @@
-//! The operators that run, at most one for each region, and the outcomes of those that ran.
+//! The operators that run, at most one for each region, and the outcomes of those that ran. One that merges a region into another is the
+//! one of both.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -36,6 +37,8 @@ pub enum Status<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Operators {
     running: BTreeMap<RegionId, Operator>,
+    /// Regions that are to take others in, each with the one whose operator runs.
+    held: BTreeMap<RegionId, RegionId>,
     counts: BTreeMap<Policy, u64>,
     history: VecDeque<Ended>,
     /// How many ended, also of those that the history has forgotten.
@@ -68,8 +71,11 @@ impl Operators {
         self.may_add(&operator, cluster, config)?;
         self.last_id.0 += 1;
         operator.id = self.last_id;
-        if let Some(replaced) = self.take(operator.region) {
-            self.end(replaced, Outcome::Replaced(operator.id), now, config);
+        for region in operator.regions() {
+            let holder = self.get(region).map(|running| running.region);
+            if let Some(replaced) = holder.and_then(|holder| self.take(holder)) {
+                self.end(replaced, Outcome::Replaced(operator.id), now, config);
+            }
         }
         self.put_back(operator);
         Ok(self.last_id)
@@ -91,10 +97,13 @@ impl Operators {
                 current: info.region.epoch,
             });
         }
-        if let Some(running) = self.running.get(&region)
-            && running.policy.priority() >= operator.policy.priority()
-        {
-            return Err(AddRefusal::Occupied { region, by: running.id, priority: running.policy.priority() });
+        for region in operator.regions() {
+            if let Some(running) = self.get(region)
+                && running.policy.priority() >= operator.policy.priority()
+            {
+                let (by, priority) = (running.id, running.policy.priority());
+                return Err(AddRefusal::Occupied { region, by, priority });
+            }
         }
         if !self.has_room(operator.policy, config) {
             let limit = config.limit_of(operator.policy);
@@ -133,10 +142,11 @@ impl Operators {
         self.running.is_empty()
     }
 
-    /// The operator of a region, if one runs.
+    /// The operator of a region, or the one that merges another into it, if one runs.
     #[must_use]
     pub fn get(&self, region: RegionId) -> Option<&Operator> {
-        self.running.get(&region)
+        let holder = || self.running.get(self.held.get(&region)?);
+        self.running.get(&region).or_else(holder)
     }
 
     /// All running operators, by region.
@@ -175,7 +185,7 @@ impl Operators {
     /// The running operator of a region, else the last one that ended and is still remembered.
     #[must_use]
     pub fn status(&self, region: RegionId) -> Option<Status<'_>> {
-        let running = self.running.get(&region).map(Status::Running);
+        let running = self.get(region).map(Status::Running);
         let ended =
             || self.history.iter().rev().find(|ended| ended.operator.region == region).map(Status::Ended);
         running.or_else(ended)
@@ -187,11 +197,13 @@ impl Operators {
         if let Some(count) = self.counts.get_mut(&operator.policy) {
             *count -= 1;
         }
+        operator.merges_into().map(|into| self.held.remove(&into));
         Some(operator)
     }
 
     pub(crate) fn put_back(&mut self, operator: Operator) {
         *self.counts.entry(operator.policy).or_default() += 1;
+        operator.merges_into().map(|into| self.held.insert(into, operator.region));
         self.running.insert(operator.region, operator);
     }
 

@@ -6,9 +6,11 @@ use std::fmt;
 use super::step::Step;
 use crate::change::keeps_quorum;
 use crate::cluster::RegionInfo;
+use crate::epoch::{Command, Epoch};
 use crate::filter::View;
-use crate::id::{PeerId, StoreId};
-use crate::region::Role;
+use crate::id::{PeerId, RegionId, StoreId};
+use crate::merge::{NotMerged, may_merge};
+use crate::region::{Region, Role};
 use crate::store::Health;
 
 /// Why a step may not be sent now.
@@ -35,13 +37,21 @@ pub enum Unsafe {
     LeavesNode(StoreId),
     /// No peer of the region lives on that store any more.
     NoPeerOn(StoreId),
+    /// The region that was to take this one in is no longer what it was.
+    NeighbourChanged(RegionId),
+    /// A peer of the region that is to take this one in is not caught up, or is silent.
+    NeighbourLags(RegionId),
+    /// The two cannot become one as they are.
+    NotMerged(NotMerged),
+    /// It was begun, and the region that was to take this one in has not: both go on as before.
+    NotTaken(RegionId),
 }
 
 impl Unsafe {
     /// Whether it may pass by itself, so that waiting beats giving up.
     #[must_use]
     pub const fn is_passing(self) -> bool {
-        matches!(self, Self::Lags(_) | Self::QuorumAtRisk)
+        matches!(self, Self::Lags(_) | Self::NeighbourLags(_) | Self::QuorumAtRisk)
     }
 }
 
@@ -60,6 +70,15 @@ impl fmt::Display for Unsafe {
             Self::QuorumAtRisk => write!(f, "too few voters would be live and caught up"),
             Self::LeavesNode(store) => write!(f, "{store} is on another node"),
             Self::NoPeerOn(store) => write!(f, "the region has no peer on {store}"),
+            Self::NeighbourChanged(into) => write!(f, "{into} has changed or is no longer known"),
+            Self::NeighbourLags(into) => write!(f, "a peer of {into} is not caught up"),
+            Self::NotMerged(why) => write!(f, "{why}"),
+            Self::NotTaken(into) => {
+                write!(
+                    f,
+                    "{into} has changed or one of its stores was not heard, and has not taken the region in; both go on as before"
+                )
+            }
         }
     }
 }
@@ -99,6 +118,7 @@ impl Step {
                 }
             }
             Self::Split { .. } => Ok(()),
+            Self::Merge { into, epoch } => may_be_taken(info, into, *epoch, view),
         }
     }
 
@@ -182,4 +202,23 @@ fn caught_up(info: &RegionInfo, peer: PeerId) -> Result<(), Unsafe> {
     } else {
         Ok(())
     }
+}
+
+/// Whether a region may be taken in by a neighbour that was `into`, and it at `epoch`. What has begun is left to the stores.
+fn may_be_taken(info: &RegionInfo, into: &Region, epoch: Epoch, view: &View<'_>) -> Result<(), Unsafe> {
+    let current = info.region.epoch;
+    if current == epoch.after(Command::PrepareMerge) {
+        return Ok(());
+    }
+    if current != epoch {
+        return Err(Unsafe::NotTaken(into.id));
+    }
+    let known = view.cluster.region(into.id).filter(|known| known.region.epoch == into.epoch);
+    let target = known.ok_or(Unsafe::NeighbourChanged(into.id))?;
+    may_merge(&info.region, &target.region).map_err(Unsafe::NotMerged)?;
+    if let Some(peer) = info.pending().first().copied().or(info.down().first().map(|down| down.peer)) {
+        return Err(Unsafe::Lags(peer));
+    }
+    let is_whole = target.pending().is_empty() && target.down().is_empty();
+    if is_whole { Ok(()) } else { Err(Unsafe::NeighbourLags(into.id)) }
 }

@@ -13,6 +13,7 @@
 //! EnterJoint       the named peers vote in their halves     none of the promoted lags, their stores live; both quorums would live
 //! LeaveJoint       no peer is incoming or outgoing          no outgoing peer leads
 //! Split            the version has grown                    -
+//! Merge            the target's range displaces the region  both are as they were, on the same stores, and no peer lags
 //! ```
 //!
 //! A step names stores where the [`Change`] it sends does not: scores and safety are judged by store, before and after the
@@ -29,7 +30,7 @@ use crate::cluster::RegionInfo;
 use crate::epoch::Epoch;
 use crate::id::{PeerId, RegionId, StoreId};
 use crate::range::Key;
-use crate::region::{Peer, Role};
+use crate::region::{Peer, Region, Role};
 
 /// Ids for one region that a split creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +107,13 @@ pub enum Step {
         /// Ids for the new regions, one for each cut.
         new: Vec<NewRegion>,
     },
+    /// Has the region taken in by a neighbour. Stores that have begun end it by themselves, one way or the other.
+    Merge {
+        /// The neighbour, as it is until then.
+        into: Box<Region>,
+        /// The epoch of the region when the merge begins.
+        epoch: Epoch,
+    },
 }
 
 /// What a store is asked to do.
@@ -122,6 +130,8 @@ pub enum Action {
         /// Ids for the new regions.
         new: Vec<NewRegion>,
     },
+    /// Have the region taken in by this neighbour, as it is.
+    Merge(Box<Region>),
 }
 
 impl Step {
@@ -145,6 +155,8 @@ impl Step {
             }
             Self::LeaveJoint => !region.is_joint(),
             Self::Split { .. } => region.epoch.version > origin.version,
+            // The region is not known any more then.
+            Self::Merge { .. } => false,
         }
     }
 
@@ -162,6 +174,7 @@ impl Step {
             | Self::RemovePeer { .. }
             | Self::EnterJoint { .. }
             | Self::LeaveJoint => self.is_finished(info, origin),
+            Self::Merge { into: _, epoch } => info.region.epoch.version > epoch.version,
         };
         u64::from(raised)
     }
@@ -208,6 +221,10 @@ impl Step {
                 from.region_bytes -= weight_bytes;
                 from.load -= write;
             }
+            // Every store of the two has one of them less.
+            Self::Merge { into, epoch: _ } => {
+                into.peers.iter().for_each(|peer| influence.of_mut(peer.store).regions -= 1);
+            }
             // What the region already shows counts there; the rest moves nothing between stores.
             Self::TransferLeader { .. }
             | Self::RemovePeer { .. }
@@ -232,7 +249,8 @@ impl Step {
             | Self::RemovePeer { .. }
             | Self::EnterJoint { .. }
             | Self::LeaveJoint
-            | Self::Split { .. } => None,
+            | Self::Split { .. }
+            | Self::Merge { .. } => None,
         }
     }
 
@@ -249,7 +267,8 @@ impl Step {
             | Self::RemovePeer { .. }
             | Self::EnterJoint { .. }
             | Self::LeaveJoint
-            | Self::Split { .. } => None,
+            | Self::Split { .. }
+            | Self::Merge { .. } => None,
         }
     }
 
@@ -257,7 +276,7 @@ impl Step {
     #[must_use]
     pub fn change(&self) -> Option<Change> {
         Some(match self.clone() {
-            Self::TransferLeader { .. } | Self::Split { .. } => return None,
+            Self::TransferLeader { .. } | Self::Split { .. } | Self::Merge { .. } => return None,
             Self::AddPeer { peer, store } => Change::AddVoter { peer, store },
             Self::AddLearner { peer, store } | Self::AddSibling { peer, store, leaving: _ } => {
                 Change::AddLearner { peer, store }
@@ -282,6 +301,7 @@ impl Step {
                 None
             }
             Self::Split { keys, new } => Some(Action::Split { keys: keys.clone(), new: new.clone() }),
+            Self::Merge { into, epoch } => (info.region.epoch == *epoch).then(|| Action::Merge(into.clone())),
             Self::AddPeer { .. }
             | Self::AddLearner { .. }
             | Self::AddSibling { .. }
@@ -312,6 +332,7 @@ impl fmt::Display for Step {
             Self::LeaveJoint => f.write_str("leave joint"),
             Self::Split { keys, .. } if keys.is_empty() => f.write_str("split where best"),
             Self::Split { keys, .. } => write!(f, "split at {keys:?}"),
+            Self::Merge { into, epoch: _ } => write!(f, "merge into {}", into.id),
         }
     }
 }
@@ -326,6 +347,7 @@ impl fmt::Display for Action {
                 let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
                 write!(f, "split at {}", keys.join(", "))
             }
+            Self::Merge(into) => write!(f, "merge into {}", into.id),
         }
     }
 }

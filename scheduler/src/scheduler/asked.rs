@@ -62,7 +62,8 @@ impl Scheduler {
 
     /// Ends a region's operator. Whether there was one.
     pub fn cancel(&mut self, region: RegionId, now: Time) -> bool {
-        let Some(operator) = self.operators.take(region) else { return false };
+        let holder = self.operators.get(region).map(|operator| operator.region);
+        let Some(operator) = holder.and_then(|holder| self.operators.take(holder)) else { return false };
         self.operators.end(operator, Outcome::Cancelled(CancelReason::Requested), now, &self.config);
         true
     }

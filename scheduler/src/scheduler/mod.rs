@@ -65,6 +65,8 @@ pub struct Scheduler {
     attended: Option<RegionId>,
     /// Where the patrol over all regions goes on.
     patrol_from: Key,
+    /// Where the look for small regions goes on.
+    merge_from: Key,
     pace: Pace,
     /// Something has happened since the last round that gives the policies work.
     urgent: bool,
@@ -94,6 +96,7 @@ impl Scheduler {
         config.validate()?;
         let mut cluster = Cluster::new();
         cluster.set_weight_floor(config.region_size_floor_bytes);
+        cluster.begin(now);
         Ok(Self {
             cluster,
             operators: Operators::new(),
@@ -107,6 +110,7 @@ impl Scheduler {
             attention: BTreeSet::new(),
             attended: None,
             patrol_from: Key::empty(),
+            merge_from: Key::empty(),
             pace: Pace::default(),
             urgent: false,
         })
@@ -152,6 +156,11 @@ impl Scheduler {
     /// [`StoreRefusal`], as for [`Cluster::put_store`].
     pub fn put_store(&mut self, store: StoreDescriptor, now: Time) -> Result<(), StoreRefusal> {
         self.cluster.put_store(store, now)
+    }
+
+    /// Regions that meet at one of these keys are not merged.
+    pub fn keep_borders(&mut self, keys: impl IntoIterator<Item = Key>) {
+        self.cluster.keep_borders(keys);
     }
 
     /// Sets which stores are not to lead.
@@ -213,7 +222,12 @@ impl Scheduler {
         let uncut = report.uncut;
         let oversized = report.size_bytes > self.config.region_size_max_bytes;
         let before = self.cluster.region(id).map(|info| (Incarnation::of(info), info.busy_since()));
+        // What is reported before anything is acted on is as old as the map.
+        let is_cut = self.prepared && self.cluster.shows_cut(&report.region);
         let accepted = self.cluster.report_region(report)?;
+        if is_cut {
+            self.cluster.note_cut(id, now);
+        }
         let busy = self.note_busy(id, before, now);
         for displaced in accepted.displaced {
             self.forget(displaced, id, now);
@@ -261,11 +275,11 @@ impl Scheduler {
     }
 
     /// Forgets a region that another one has displaced. Where that one is what a split was to make of it, the split is done: parts report in
-    /// any order.
+    /// any order. So is a merge where that one was to take it in.
     fn forget(&mut self, region: RegionId, by: RegionId, now: Time) {
         self.attention.remove(&region);
         if let Some(operator) = self.operators.take(region) {
-            let outcome = match operator.makes(by) {
+            let outcome = match operator.makes(by) || operator.ends_in(by) {
                 true => Outcome::Success,
                 false => Outcome::Cancelled(CancelReason::RegionGone),
             };

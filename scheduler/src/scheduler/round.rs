@@ -6,8 +6,8 @@ use std::ops::Bound;
 use super::{Scheduler, Tick};
 use crate::ask::{drain, evict};
 use crate::balance::{Round, core, hot, leader, region};
-use crate::check::replica;
 use crate::check::split::Splits;
+use crate::check::{merge, replica};
 use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
 use crate::id::RegionId;
@@ -39,11 +39,12 @@ impl Scheduler {
     }
 
     /// What a round consists of: repairs first, then what was asked for, then what would be nicer.
-    const ROUND: [Policy; 8] = [
+    const ROUND: [Policy; 9] = [
         Policy::ReplicaCheck,
         Policy::Drain,
         Policy::SplitCheck,
         Policy::EvictLeader,
+        Policy::MergeCheck,
         Policy::BalanceRegion,
         Policy::BalanceLeader,
         Policy::HotRegion,
@@ -76,6 +77,7 @@ impl Scheduler {
         let batch = match policy {
             Policy::ReplicaCheck => self.next_batch(patrol),
             Policy::SplitCheck => self.to_split(now, patrol),
+            Policy::MergeCheck => self.next_small(patrol),
             Policy::Drain
             | Policy::BalanceRegion
             | Policy::BalanceLeader
@@ -88,9 +90,11 @@ impl Scheduler {
         };
         let influence = match policy {
             // The steps of what was begun a moment ago say more than its proposals did, such as who will lead.
-            Policy::EvictLeader | Policy::BalanceLeader | Policy::HotRegion | Policy::BalanceCore => {
-                self.operators.influence(&self.cluster, &self.config)
-            }
+            Policy::EvictLeader
+            | Policy::MergeCheck
+            | Policy::BalanceLeader
+            | Policy::HotRegion
+            | Policy::BalanceCore => self.operators.influence(&self.cluster, &self.config),
             Policy::ReplicaCheck
             | Policy::Drain
             | Policy::BalanceRegion
@@ -103,6 +107,7 @@ impl Scheduler {
         let round = match policy {
             Policy::ReplicaCheck => check_replicas(&view, board, &batch, max),
             Policy::SplitCheck => check_splits(&view, &batch, max),
+            Policy::MergeCheck => merge::propose(&view, &batch, max),
             Policy::Drain => drain::propose(&view, board, patrol, max),
             Policy::EvictLeader => evict::propose(&view, max),
             Policy::BalanceRegion => region::propose(&view, board, &mut rng, max),
@@ -122,6 +127,21 @@ impl Scheduler {
         let splits = Splits::new(&view);
         let known = self.attention.iter().filter_map(|region| self.cluster.region(*region));
         known.filter(|info| splits.cause(info).is_some()).map(RegionInfo::id).take(max).collect()
+    }
+
+    /// The next regions of all that are small.
+    fn next_small(&mut self, max: usize) -> Vec<RegionId> {
+        if self.config.region_merge_bytes == 0 {
+            return Vec::new();
+        }
+        let (mut end, mut seen, mut small) = (Key::empty(), 0, Vec::new());
+        for info in self.cluster.regions_from(&self.merge_from, max) {
+            end = info.region.range.end().clone();
+            seen += 1;
+            small.extend(merge::is_small(&self.config, info).then(|| info.id()));
+        }
+        self.merge_from = if seen < max { Key::empty() } else { end };
+        small
     }
 
     /// The regions that the checkers look at in this round: some that want attention, and the patrol's next ones.
@@ -151,6 +171,7 @@ impl Scheduler {
             }
         }
         self.operators.forget(now, &self.config);
+        self.cluster.forget_cuts(self.config.split_merge_interval_ms, now);
     }
 }
 

@@ -235,7 +235,8 @@ impl Life {
             | Step::RemovePeer { .. }
             | Step::EnterJoint { .. }
             | Step::LeaveJoint
-            | Step::Split { .. } => None,
+            | Step::Split { .. }
+            | Step::Merge { .. } => None,
         });
         (self.regions[n].0, self.peers[n]) = (to, newcomer.expect("it comes first"));
         assert_eq!(self.second(), [], "it was moved by a person");

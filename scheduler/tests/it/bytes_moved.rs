@@ -221,7 +221,7 @@ impl Sim {
                 }
                 real.report.region = change.apply(&real.report.region).expect("it fits");
             }
-            Action::Split { .. } => panic!("nothing is to be split"),
+            Action::Split { .. } | Action::Merge(_) => panic!("nothing is to be split"),
         }
         self.report(instruction.region)
     }

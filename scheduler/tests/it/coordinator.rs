@@ -105,7 +105,7 @@ fn TestDispatch() {
         match instruction.action {
             Action::Change(change) => report.region = change.apply(&report.region).expect("a valid change"),
             Action::TransferLeader(peer) => report.leader = Some(peer.id),
-            Action::Split { .. } => panic!("nothing is to be split"),
+            Action::Split { .. } | Action::Merge(_) => panic!("nothing is to be split"),
         }
         open.extend(scheduler.report_region(report.clone(), T0).expect("accepted"));
         if open.is_empty() {
@@ -136,7 +136,7 @@ fn the_joint_path_never_grows_the_number_of_voters() {
         match instruction.action {
             Action::Change(change) => report.region = change.apply(&report.region).expect("a valid change"),
             Action::TransferLeader(peer) => report.leader = Some(peer.id),
-            Action::Split { .. } => panic!("no split"),
+            Action::Split { .. } | Action::Merge(_) => panic!("no split"),
         }
         assert!(report.region.peers.iter().filter(|peer| peer.will_vote()).count() <= 3);
         next = scheduler.report_region(report.clone(), T0).expect("accepted");
@@ -170,7 +170,7 @@ fn scatter_and_presplit_go_on_until_there_is_nothing_to_do() {
                     report.region = change.apply(&report.region).expect("a valid change")
                 }
                 Action::TransferLeader(peer) => report.leader = Some(peer.id),
-                Action::Split { .. } => panic!("no split"),
+                Action::Split { .. } | Action::Merge(_) => panic!("no split"),
             }
             open.extend(scheduler.report_region(report.clone(), T0).expect("accepted"));
         }

@@ -42,7 +42,7 @@ fn done(report: &mut RegionReport, instruction: &Instruction) {
             report.term = report.term.map(|term| term + 1);
         }
         Action::Change(change) => report.region = change.apply(&report.region).expect("it fits"),
-        Action::Split { .. } => panic!("nothing is split"),
+        Action::Split { .. } | Action::Merge(_) => panic!("nothing is split"),
     }
 }
 

@@ -10,6 +10,7 @@ mod kit;
 mod leaders;
 mod load_splits;
 mod lost_targets;
+mod merges;
 mod model;
 mod operators;
 mod planted;

@@ -54,11 +54,14 @@ fn model_random_clusters_stay_safe_and_come_to_rest() {
         total.drains += tally.drains;
         total.moves += tally.moves;
         total.relocations += tally.relocations;
+        total.merges += tally.merges;
+        total.merges_in_vain += tally.merges_in_vain;
     }
     // A path that is never taken is a fault of the generator.
     let each = seeds;
     assert!(total.executed > 20 * each && total.moves > 5 * each, "{total:?}");
     assert!(total.refused_by_epoch > each && total.stale_reports > 10 * each, "{total:?}");
+    assert!(total.merges > each / 2 && total.merges_in_vain > each / 8, "{total:?}");
     assert!(total.relocations > each / 4, "{total:?}");
     assert!(total.splits > each && total.drains > each && total.deaths > each / 2, "{total:?}");
 }

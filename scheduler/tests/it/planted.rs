@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 43] = [
+const BUGS: [Bug; 53] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -218,8 +218,68 @@ const BUGS: [Bug; 43] = [
     Bug {
         name: "a_split_whose_new_part_reports_first_counts_as_cancelled",
         file: "src/scheduler/mod.rs",
-        right: "match operator.makes(by) {",
-        wrong: "match operator.makes(by) && operator.region == by {",
+        right: "match operator.makes(by) || operator.ends_in(by) {",
+        wrong: "match operator.makes(by) && operator.region == by || operator.ends_in(by) {",
+    },
+    Bug {
+        name: "a_merge_that_is_done_counts_as_cancelled",
+        file: "src/scheduler/mod.rs",
+        right: "match operator.makes(by) || operator.ends_in(by) {",
+        wrong: "match operator.makes(by) || operator.ends_in(by) && operator.region == by {",
+    },
+    Bug {
+        name: "the_neighbour_of_a_merge_is_free",
+        file: "src/operator/mod.rs",
+        right: "std::iter::once(self.region).chain(self.merges_into())",
+        wrong: "std::iter::once(self.region).chain(self.merges_into().filter(|_| self.steps.is_empty()))",
+    },
+    Bug {
+        name: "what_merges_into_a_region_is_not_its_operator",
+        file: "src/operator/running.rs",
+        right: "operator.merges_into().map(|into| self.held.insert(into, operator.region));",
+        wrong: "operator.merges_into().map(|into| self.held.remove(&into));",
+    },
+    Bug {
+        name: "a_merge_into_what_has_changed",
+        file: "src/operator/safe.rs",
+        right: "view.cluster.region(into.id).filter(|known| known.region.epoch == into.epoch);",
+        wrong: "view.cluster.region(into.id).filter(|known| known.region.epoch.version > 0);",
+    },
+    Bug {
+        name: "a_merge_in_vain_is_waited_for",
+        file: "src/operator/safe.rs",
+        right: "    if current != epoch {",
+        wrong: "    if current.conf_ver > epoch.conf_ver {\n        return Ok(());\n    }\n    if current != epoch {",
+    },
+    Bug {
+        name: "a_merge_in_vain_is_begun_again_at_once",
+        file: "src/check/merge.rs",
+        right: "let was_in_vain = ended.operator.policy == Policy::MergeCheck && ended.outcome != Outcome::Success;",
+        wrong: "let was_in_vain = ended.operator.policy == Policy::MergeCheck && ended.outcome == Outcome::Success;",
+    },
+    Bug {
+        name: "a_part_of_a_split_is_merged_at_once",
+        file: "src/scheduler/mod.rs",
+        right: "let is_cut = self.prepared && self.cluster.shows_cut(&report.region);",
+        wrong: "let is_cut = !self.prepared && self.cluster.shows_cut(&report.region);",
+    },
+    Bug {
+        name: "a_merge_leaves_a_store_without_a_region",
+        file: "src/check/merge.rs",
+        right: "match info.region.peers.iter().find(|peer| left(peer.store) < 1) {",
+        wrong: "match info.region.peers.iter().find(|peer| left(peer.store) < 0) {",
+    },
+    Bug {
+        name: "merges_leave_fewer_regions_than_stores",
+        file: "src/check/merge.rs",
+        right: "    if regions <= stores {",
+        wrong: "    if regions < stores {",
+    },
+    Bug {
+        name: "merges_of_one_round_go_too_far",
+        file: "src/check/merge.rs",
+        right: "let max = max.min(regions.saturating_sub(stores).max(1));",
+        wrong: "let max = max.min(regions.max(stores));",
     },
     Bug {
         name: "what_a_person_has_placed_is_balanced",

@@ -40,7 +40,7 @@ fn obey(
                 report.leader = Some(to.id);
             }
             Action::Change(change) => report.region = change.apply(&report.region).expect("it fits"),
-            Action::Split { .. } => panic!("no policy wants a split"),
+            Action::Split { .. } | Action::Merge(_) => panic!("no policy wants a split"),
         }
         assert_votes_apart(&report, &action);
         sent.push(action);

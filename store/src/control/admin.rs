@@ -147,6 +147,11 @@ impl Control {
             return Err(NotAsked::UnknownStore(store));
         }
         let range = &info.region.range;
+        if let Intent::Merge { into } = intent
+            && scheduler.cluster().region(*into).is_none()
+        {
+            return Err(NotAsked::UnknownRegion(*into));
+        }
         if let Intent::Split { keys } = intent {
             if !keys.iter().all(|key| range.contains(key.as_bytes()) && range.start() != key) {
                 return Err(NotAsked::KeyOutside(region, range.clone()));

@@ -71,8 +71,10 @@ use futures_util::future::select;
 use scheduler::heat::Heat;
 use scheduler::scheduler::Summary;
 use scheduler::{
-    Cluster, Config, NodeId, Oracle, Policy, Region, Scheduler, Store, StoreDescriptor, StoreId, Time,
+    Cluster, Config, Key, NodeId, Oracle, Policy, Region, Scheduler, Store, StoreDescriptor, StoreId, Time,
 };
+
+use crate::keyspace;
 
 pub use self::admin::{Asked, NotAsked};
 pub use self::cuts::Cuts;
@@ -227,6 +229,8 @@ impl Control {
             scheduler.put_store(store, now).expect("the state admits stores by the same rule");
         }
         scheduler.set_evicting(evicting);
+        let Range { start, end } = keyspace::borders();
+        scheduler.keep_borders([Key::from(start), Key::from(end)]);
         let control = Self(Rc::new(Inner {
             rt: rt.clone(),
             member,

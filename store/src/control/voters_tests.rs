@@ -114,7 +114,7 @@ fn taken(group: &Members, step: &Step) -> Members {
         }
         Step::Take(Action::Change(change)) => after.region = change.apply(&group.region).expect("it fits"),
         Step::Take(Action::TransferLeader(to)) => after.leader = *to,
-        Step::Take(Action::Split { .. }) => panic!("the group is never split"),
+        Step::Take(Action::Split { .. } | Action::Merge(_)) => panic!("the group is never split"),
     }
     after
 }

@@ -273,6 +273,17 @@ const SNAPSHOTS_REFUSED: Metric = metric(
     "Snapshots of other stores that were refused, by reason.",
 );
 
+const MERGES: Metric = metric(
+    "ringkeep_merges_total",
+    Counter,
+    "Merges of regions, by outcome, on the store that leads them: begun (a region stopped, to be taken in), done, rolled_back (it went on, because its neighbour could not).",
+);
+const MERGES_REFUSED: Metric = metric(
+    "ringkeep_merges_refused_total",
+    Counter,
+    "Merges that were asked of this store and not begun, by reason; the scheduler asks again.",
+);
+
 const UNPROVEN: Metric = metric(
     "ringkeep_unauthenticated_total",
     Counter,
@@ -376,6 +387,10 @@ pub(super) fn samples(store: &StoreNumbers, labels: &Labels, into: &mut Vec<Samp
     let elections = &store.elections;
     let transfers = [("done", elections.transfers_done), ("failed", elections.transfers_failed)];
     by(&TRANSFERS, "outcome", &transfers, labels, into);
+    let merges = &store.merges;
+    let outcomes = [("begun", merges.begun), ("done", merges.done), ("rolled_back", merges.rolled_back)];
+    by(&MERGES, "outcome", &outcomes, labels, into);
+    by(&MERGES_REFUSED, "reason", &merges.refused, labels, into);
     for (stage, times) in &store.stages {
         histogram(&STAGES, labels, Some(("stage", stage)), times, into);
     }

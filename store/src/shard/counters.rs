@@ -102,6 +102,41 @@ impl SnapshotCounters {
     }
 }
 
+/// What became of merges that were asked of this store.
+#[derive(Debug, Default)]
+pub struct MergeCounters {
+    /// Regions that were to stop.
+    pub begun: Counter,
+    /// Regions that were taken in by one that is led here.
+    pub done: Counter,
+    /// Regions led here that have stopped and go on.
+    pub rolled_back: Counter,
+    /// What was asked and not begun.
+    pub refused: Refusals,
+}
+
+/// A copy of [`MergeCounters`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergeNumbers {
+    /// See [`MergeCounters`].
+    pub begun: u64,
+    /// See [`MergeCounters`].
+    pub done: u64,
+    /// See [`MergeCounters`].
+    pub rolled_back: u64,
+    /// See [`MergeCounters`], by reason.
+    pub refused: Vec<(&'static str, u64)>,
+}
+
+impl MergeCounters {
+    /// A copy.
+    pub fn numbers(&self) -> MergeNumbers {
+        let Self { begun, done, rolled_back, refused } = self;
+        let (begun, done, rolled_back) = (begun.get(), done.get(), rolled_back.get());
+        MergeNumbers { begun, done, rolled_back, refused: refused.snapshot() }
+    }
+}
+
 /// The numbers of one store.
 #[derive(Debug, Default)]
 pub struct StoreCounters {
@@ -133,6 +168,8 @@ pub struct StoreCounters {
     pub disk_free_bytes: Gauge,
     /// Snapshots.
     pub snapshots: SnapshotCounters,
+    /// Merges.
+    pub merges: MergeCounters,
     /// Elections.
     pub elections: ElectionCounters,
     /// How long proposals took.
@@ -190,6 +227,8 @@ pub struct StoreNumbers {
     pub inflight_bytes_max: u64,
     /// See [`StoreCounters`].
     pub snapshots: SnapshotNumbers,
+    /// See [`StoreCounters`].
+    pub merges: MergeNumbers,
     /// What the way to other stores has done and holds.
     pub peers: PeerNumbers,
     /// Messages of other stores that a replica has taken.
@@ -231,6 +270,7 @@ impl StoreCounters {
             log_write: self.log_write.snapshot(),
             disk_free_bytes: self.disk_free_bytes.get(),
             snapshots: self.snapshots.numbers(),
+            merges: self.merges.numbers(),
             elections: self.elections.numbers(),
             stages: self.stages.snapshot(),
             ..StoreNumbers::default()

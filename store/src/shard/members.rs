@@ -35,6 +35,7 @@ impl Shard {
             Action::TransferLeader(to) => self.transfer(*region, to.id, *epoch),
             Action::Change(change) => self.change_members(*region, change.clone(), *epoch),
             Action::Split { keys, new } => self.split(*region, *epoch, *operator, keys, new),
+            Action::Merge(into) => self.merge(*region, *epoch, into),
         }
     }
 

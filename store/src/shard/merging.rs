@@ -109,21 +109,31 @@ impl<W, R> Table<W, R> {
 }
 
 impl Shard {
-    /// Has `region` taken in by its neighbour `into`. Success means that it has begun; what it came to is in the reports of both.
+    /// Has `region` taken in by its neighbour, if that is still `into`. Success means that it has begun; what it came to is in the reports of
+    /// both.
     ///
     /// # Errors
-    /// If the region is not led from here, `asked` is not its epoch, the two cannot become one, or not now. A leader that is not on the
+    /// If the region is not led from here, `asked` is not its epoch, the neighbour has another one, the two cannot become one, or not now. A leader that is not on the
     /// store that leads the neighbour hands over first and answers that it is busy.
-    pub fn merge(&self, region: RegionId, asked: Epoch, into: RegionId) -> Result<(), Refusal> {
+    pub(super) fn merge(&self, region: RegionId, asked: Epoch, into: &Region) -> Result<(), Refusal> {
+        self.begin_merge(region, asked, into)
+            .inspect_err(|refusal| self.inner.counters.merges.refused.add(refusal))
+    }
+
+    fn begin_merge(&self, region: RegionId, asked: Epoch, into: &Region) -> Result<(), Refusal> {
         let inner = &*self.inner;
         inner.health.check_running()?;
         let state = &mut *inner.state.borrow_mut();
+        let (into, as_of) = (into.id, into.epoch);
         let target = inner.mergeable(state, into)?.clone();
         let source = inner.mergeable(state, region)?.clone();
         let of = |id: RegionId| state.table.get(id).ok_or(Refusal::RegionNotFound { region_id: id.0 });
         guard::lead(of(region)?.here())?;
         if source.epoch.admit(Command::PrepareMerge, asked).is_err() {
             return Err(Refusal::EpochNotMatch { current: vec![source] });
+        }
+        if target.epoch != as_of {
+            return Err(Refusal::EpochNotMatch { current: vec![target] });
         }
         scheduler::merge::may_merge(&source, &target).map_err(|why| Refusal::Invalid(why.to_string()))?;
         let behind = of(region)?.behind(SILENT_TICKS_MAX, 1);
@@ -151,7 +161,15 @@ impl Shard {
         let due = inner.unwatched();
         let replica = state.table.get_mut(region).expect("it was looked at just now");
         let proposed = replica.propose_prepare(&target, asked, due);
-        inner.asked(state, region, proposed)
+        inner.asked(state, region, proposed)?;
+        inner.counters.merges.begun.add_one();
+        tracing::info!(
+            store = inner.store.0,
+            source = region.0,
+            into = into.0,
+            "a region stops, to be taken in by its neighbour"
+        );
+        Ok(())
     }
 
     /// A tick has passed for the merges whose sources are here.
@@ -159,7 +177,13 @@ impl Shard {
         let inner = &*self.inner;
         let state = &mut *inner.state.borrow_mut();
         let waiting: Vec<RegionId> = state.table.waiting_for_merges().collect();
-        inner.driven.0.borrow_mut().retain(|region, _| waiting.contains(region));
+        inner.driven.0.borrow_mut().retain(|region, _| {
+            let waits = waiting.contains(region);
+            if !waits {
+                inner.note_end(state, *region);
+            }
+            waits
+        });
         for region in waiting {
             let mut driven = inner.driven.0.borrow_mut();
             let drive = driven.entry(region).or_default();
@@ -287,6 +311,18 @@ impl Inner {
         })
     }
 
+    /// A source has waited here and does so no more: it was taken in, which is said where that is done, or goes on.
+    fn note_end(&self, state: &State, region: RegionId) {
+        let Some(source) = state.table.get(region).filter(|source| source.is_leader()) else { return };
+        let (store, region) = (self.store.0, source.id().0);
+        self.counters.merges.rolled_back.add_one();
+        tracing::info!(
+            store,
+            region,
+            "a region that was to be taken in goes on, because its neighbour has not done so"
+        );
+    }
+
     /// Does what is due for a source that waits. Whether something was asked of a group.
     fn drive(&self, state: &mut State, region: RegionId, ticks: u32) -> Result<bool, Refusal> {
         let Some(source) = state.table.get(region) else { return Ok(false) };
@@ -355,6 +391,9 @@ impl Inner {
         for removed in state.table.bury_taken(taken) {
             let (store, source) = (self.store.0, removed.id().0);
             tracing::info!(store, source, into = into.0, "a region was taken in by its neighbour");
+            if state.table.get(into).is_some_and(Replica::is_leader) {
+                self.counters.merges.done.add_one();
+            }
             self.let_source_go(state, removed, (into, true));
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use engine::rt::Rt;
 use engine::rt::local::oneshot;
 use engine::rt::sim::{Options, World};
-use scheduler::{Epoch, RegionId};
+use scheduler::{Epoch, Region, RegionId};
 
 use super::Shard;
 use super::reply::Reply;
@@ -56,6 +56,11 @@ fn get(key: &'static str) -> Op {
     Op::Get { key: Bytes::from_static(key.as_bytes()) }
 }
 
+/// A region as the store has it.
+fn known(shard: &Shard, id: RegionId) -> Region {
+    shard.inner.state.borrow().table.get(id).expect("it is here").region().clone()
+}
+
 fn is_gone(shard: &Shard) -> bool {
     shard.inner.state.borrow().table.tombstone(SOURCE).is_some()
 }
@@ -64,7 +69,7 @@ async fn merged(rt: &Rt) -> Shard {
     let shard = opened(rt).await;
     assert_eq!(ask(&shard, put("a", "1")).await, Ok(Out::Done));
     assert_eq!(ask(&shard, put("b", "2")).await, Ok(Out::Done));
-    shard.merge(SOURCE, Epoch::FIRST, TARGET).expect("both are led here");
+    shard.merge(SOURCE, Epoch::FIRST, &known(&shard, TARGET)).expect("both are led here");
     until(rt, || is_gone(&shard)).await;
     shard
 }
@@ -78,11 +83,16 @@ fn a_region_that_was_taken_in_is_read_and_written_in_the_other() {
             assert_eq!(ask(&shard, get(key)).await, Ok(there), "{key}");
         }
         assert_eq!(ask(&shard, put("b", "3")).await, Ok(Out::Done));
-        let again = shard.merge(SOURCE, Epoch::FIRST, TARGET);
+        let target = known(&shard, TARGET);
+        let again = shard.merge(SOURCE, Epoch::FIRST, &target);
         assert!(matches!(again, Err(Refusal::RegionNotFound { region_id: 11 })), "{again:?}");
-        let apart = shard.merge(RegionId(13), Epoch::FIRST, TARGET);
+        let apart = shard.merge(RegionId(13), Epoch::FIRST, &target);
         assert!(matches!(apart, Err(Refusal::Invalid(_))), "{apart:?}");
-        let stale = shard.merge(RegionId(12), Epoch::new(9, 9), TARGET);
+        let stale = shard.merge(RegionId(12), Epoch::new(9, 9), &target);
         assert!(matches!(stale, Err(Refusal::EpochNotMatch { current: _ })), "{stale:?}");
+        // What was thought out of the neighbour as it was before.
+        let before = Region { epoch: Epoch::FIRST, ..target.clone() };
+        let late = shard.merge(RegionId(12), Epoch::FIRST, &before);
+        assert_eq!(late, Err(Refusal::EpochNotMatch { current: vec![target] }));
     });
 }

@@ -58,6 +58,9 @@ pub(crate) struct Tally {
     pub(crate) moves: u64,
     /// Of these, moves between stores of a node.
     pub(crate) relocations: u64,
+    pub(crate) merges: u64,
+    /// Merges that were begun and came to nothing.
+    pub(crate) merges_in_vain: u64,
 }
 
 /// The policies that are off. Where neither of those that move bytes between nodes is on, as in a new cluster, the load of cores ranks above
@@ -106,6 +109,8 @@ impl World {
             region_size_max_bytes: 400 * MIB,
             hot_region_load_min: MIB,
             disabled: disabled(draw(0, 3)),
+            region_merge_bytes: draw(0, 1) * 80 * MIB,
+            split_merge_interval_ms: 1_000 * draw(5, 60),
             ..Config::default()
         };
         let (nodes, regions) = (max_replicas + draw(1, 4), draw(3, 24));

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use scheduler::change::keeps_quorum;
-use scheduler::{Action, Change, Instruction, Peer, Region, RegionId, Role};
+use scheduler::merge::{may_merge, merged};
+use scheduler::{Action, Change, Command, Instruction, Peer, Region, RegionId, Role};
 
-use super::{DELAY_MAX_MS, DISCONNECTED_MS, STEP_MS, World};
+use super::{DELAY_MAX_MS, DISCONNECTED_MS, Real, STEP_MS, World};
 
 impl World {
     /// A store obeys. Whatever is of the right epoch and for the right leader must be harmless, however late it comes.
@@ -25,7 +26,44 @@ impl World {
                 let (id, new) = (instruction.region, new[0].clone());
                 self.split_at(id, new.region, &new.peers);
             }
+            Action::Merge(into) => self.merge(instruction.region, into),
         }
+    }
+
+    /// The stores take a region in, or begin with it and give it up; whatever they do they do by themselves.
+    fn merge(&mut self, id: RegionId, into: &Region) {
+        let (Some(source), Some(target)) = (self.regions.get(&id), self.regions.get(&into.id)) else {
+            return;
+        };
+        let is_whole = |real: &Real| {
+            real.lagging.is_empty() && real.region.peers.iter().all(|peer| self.is_live(peer.store))
+        };
+        let is_meant = target.region.epoch == into.epoch && target.leader.is_some();
+        if !is_meant
+            || may_merge(&source.region, &target.region).is_err()
+            || !is_whole(source)
+            || !is_whole(target)
+        {
+            return;
+        }
+        let mut waits = source.region.clone();
+        waits.epoch = waits.epoch.after(Command::PrepareMerge);
+        let (size_bytes, load) = (source.size_bytes, source.load);
+        if self.rng.one_in(4) {
+            waits.epoch = waits.epoch.after(Command::RollbackMerge);
+            let target = self.regions.get_mut(&into.id).expect("known");
+            target.region.epoch = target.region.epoch.after(Command::RefuseMerge);
+            self.regions.get_mut(&id).expect("known").region = waits;
+            self.tally.merges_in_vain += 1;
+            return;
+        }
+        self.regions.remove(&id);
+        let target = self.regions.get_mut(&into.id).expect("known");
+        target.region = merged(&waits, &target.region).expect("they touch");
+        target.size_bytes += size_bytes;
+        target.load.read_bytes += load.read_bytes;
+        target.load.write_bytes += load.write_bytes;
+        self.tally.merges += 1;
     }
 
     fn transfer(&mut self, region: RegionId, to: Peer) {

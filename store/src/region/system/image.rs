@@ -92,7 +92,9 @@ pub struct ConfigImage {
 }
 
 /// How many plain numbers a configuration has.
-const NUMBERS: usize = 29;
+const NUMBERS: usize = 33;
+/// How many it had before there were merges. Those that came since are written only where one is not as it would be without.
+const NUMBERS_BEFORE_MERGES: usize = 29;
 
 /// An archive that validates and still is no state: what is wrong with it, as the rest of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +204,11 @@ impl StoreImage {
 impl From<&Config> for ConfigImage {
     fn from(config: &Config) -> Self {
         let mut copy = config.clone();
-        let numbers = numbers(&mut copy).map(|number| *number).to_vec();
+        let mut numbers = numbers(&mut copy).map(|number| *number).to_vec();
+        let at_first = self::numbers(&mut Config::default()).map(|number| *number);
+        if numbers[NUMBERS_BEFORE_MERGES..] == at_first[NUMBERS_BEFORE_MERGES..] {
+            numbers.truncate(NUMBERS_BEFORE_MERGES);
+        }
         let position = |policy: &Policy| Policy::ALL.iter().position(|known| known == policy);
         Self {
             replica_path: match config.replica_path {
@@ -245,7 +251,7 @@ impl ConfigImage {
             disabled: disabled?,
             ..Config::default()
         };
-        if stored.len() != NUMBERS {
+        if stored.len() != NUMBERS && stored.len() != NUMBERS_BEFORE_MERGES {
             return Err(DamagedState("its configuration has another number of settings"));
         }
         numbers(&mut config).into_iter().zip(stored).for_each(|(slot, number)| *slot = number);
@@ -279,6 +285,10 @@ fn numbers(config: &mut Config) -> [&mut u64; NUMBERS] {
         region_size_floor_bytes,
         region_size_max_bytes,
         region_split_ops,
+        region_merge_bytes,
+        region_merge_keys,
+        split_merge_interval_ms,
+        merge_schedule_limit,
         hot_region_load_min,
         hot_tolerance_percent,
         core_tolerance_percent,
@@ -320,6 +330,10 @@ fn numbers(config: &mut Config) -> [&mut u64; NUMBERS] {
         history_max,
         prepare_percent,
         prepare_timeout_ms,
+        region_merge_bytes,
+        region_merge_keys,
+        split_merge_interval_ms,
+        merge_schedule_limit,
     ]
 }
 
@@ -329,7 +343,7 @@ pub(crate) fn sample() -> StateImage {
     use scheduler::{State, StateCommand};
 
     let mut config = Config::default();
-    for (place, number) in numbers(&mut config).into_iter().enumerate() {
+    for (place, number) in numbers(&mut config).into_iter().take(NUMBERS_BEFORE_MERGES).enumerate() {
         *number += place as u64 + 1;
     }
     config.max_replicas = 5;
@@ -360,4 +374,30 @@ pub(crate) fn sample() -> StateImage {
         state.apply(command).expect("a state that can exist");
     }
     state.image().clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What versions before merges have written reads as one without, and is written so as long as it has none.
+    #[test]
+    fn settings_of_merges_are_written_where_they_are_set_and_not_else() {
+        let before = sample().config;
+        let image = ConfigImage::from(&before);
+        assert_eq!(image.numbers.len(), NUMBERS_BEFORE_MERGES);
+        assert_eq!(image.restore(), Ok(before.clone()));
+        for which in NUMBERS_BEFORE_MERGES..NUMBERS {
+            let mut set = before.clone();
+            *numbers(&mut set)[which] += 7;
+            let image = ConfigImage::from(&set);
+            assert_eq!(image.numbers.len(), NUMBERS);
+            assert_eq!(image.restore(), Ok(set));
+        }
+        let mut off = before;
+        off.disabled = vec![Policy::MergeCheck];
+        let image = ConfigImage::from(&off);
+        assert_eq!(image.disabled, [11], "by its place");
+        assert_eq!(image.restore(), Ok(off));
+    }
 }

@@ -25,6 +25,7 @@ impl Pd {
                 .map_err(|why| Status::new(Code::FailedPrecondition, why.to_string()))?,
             RegionWish::Split if request.key.is_empty() => Intent::Split { keys: Vec::new() },
             RegionWish::Split => Intent::Split { keys: vec![Key::from(&request.key[..])] },
+            RegionWish::Merge => Intent::Merge { into: RegionId(request.into) },
             RegionWish::Unknown => {
                 return Err(Status::invalid(
                     "what is asked of the region is nothing that this version knows",

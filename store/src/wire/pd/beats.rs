@@ -199,6 +199,7 @@ pub(super) fn answer(answer: &BeatAnswer) -> ringkeep::ReportResponse {
 fn store_instruction(instruction: &Instruction) -> Option<ringkeep::Instruction> {
     let Instruction { region, epoch, leader, operator, action } = instruction;
     let (mut transfer, mut change, mut split, mut split_keys) = (None, Bytes::new(), Vec::new(), Vec::new());
+    let mut merge = None;
     match action {
         Action::TransferLeader(to) => transfer = Some(metapb::Peer::from(to)),
         Action::Change(step) => {
@@ -208,6 +209,7 @@ fn store_instruction(instruction: &Instruction) -> Option<ringkeep::Instruction>
             split = new.iter().map(new_region).collect();
             split_keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
         }
+        Action::Merge(into) => merge = Some(metapb::Region::from(&**into)),
     }
     Some(ringkeep::Instruction {
         region: region.0,
@@ -218,6 +220,7 @@ fn store_instruction(instruction: &Instruction) -> Option<ringkeep::Instruction>
         change,
         split,
         split_keys,
+        merge,
     })
 }
 
@@ -253,13 +256,17 @@ pub(super) fn beat_answer(response: ringkeep::ReportResponse) -> Result<BeatAnsw
 }
 
 fn load_instruction(instruction: ringkeep::Instruction) -> Result<Instruction, Malformed> {
-    let ringkeep::Instruction { region, epoch, leader, operator, transfer, change, split, split_keys } =
+    let ringkeep::Instruction { region, epoch, leader, operator, transfer, change, split, split_keys, merge } =
         instruction;
     let epoch = epoch.unwrap_or_default();
-    let action = match transfer {
-        Some(to) => Action::TransferLeader(Peer::from(&to)),
-        None if !split.is_empty() => load_split(split, &split_keys),
-        None => {
+    let action = match (transfer, merge) {
+        (Some(to), _) => Action::TransferLeader(Peer::from(&to)),
+        (None, Some(into)) => {
+            let into = Region::try_from(&into).map_err(|_| "the range of a neighbour is inverted")?;
+            Action::Merge(Box::new(into))
+        }
+        (None, None) if !split.is_empty() => load_split(split, &split_keys),
+        (None, None) => {
             Action::Change(Proposed::decode(&change).ok_or("a step is none that this version knows")?.change)
         }
     };
@@ -335,6 +342,7 @@ mod tests {
                 step(Action::Change(Change::LeaveJoint)),
                 step(Action::Split { keys: vec![Key::from("g")], new: vec![new.clone()] }),
                 step(Action::Split { keys: Vec::new(), new: vec![new] }),
+                step(Action::Merge(Box::new(region()))),
             ],
             addresses: vec![(StoreId(3), "127.0.0.1:9".to_owned())],
             members: vec![(NodeId(5), "127.0.0.1:6".to_owned())],

@@ -10,6 +10,7 @@ mod evicting;
 mod hundred;
 mod leaders;
 mod lost;
+mod merges;
 mod named;
 pub(crate) mod nodes;
 mod numbers;

@@ -50,7 +50,7 @@ impl Run {
         }
     }
 
-    fn begin_resp_clients(&self) {
+    pub(super) fn begin_resp_clients(&self) {
         for number in 0..CLIENTS {
             let addrs = self.members.iter().map(|member| member.node.addr(RESP_PORT)).collect();
             let (addrs, shared): (Vec<_>, _) = (addrs, self.shared.clone());
@@ -96,7 +96,7 @@ impl Run {
         Ok(self.regions().len() - before)
     }
 
-    fn covers_once(&self) -> Result<(), String> {
+    pub(super) fn covers_once(&self) -> Result<(), String> {
         let regions = self.regions();
         let ends = regions.first().is_some_and(|region| region.start_key.is_empty())
             && regions.last().is_some_and(|region| region.end_key.is_empty());
@@ -107,7 +107,7 @@ impl Run {
     }
 
     /// Every key is written and scanned at every node, over all regions.
-    fn scans_once(&self) -> Result<(), String> {
+    pub(super) fn scans_once(&self) -> Result<(), String> {
         for member in &self.members {
             let addr = member.node.addr(RESP_PORT);
             // The connection may break, then it is asked again.
