@@ -114,6 +114,10 @@ fn small_neighbours_become_one_once_they_are_old_enough_and_the_limit_holds() {
     one.set_config(limited).expect("valid");
     one.tick(LATE);
     assert_eq!(merging(&one).len(), 1);
+    // With another store only one may go, and a round does not begin more.
+    let mut wide = self::scheduler(4, &five());
+    wide.tick(LATE);
+    assert_eq!(merging(&wide).len(), 1);
 }
 
 #[test]
