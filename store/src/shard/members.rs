@@ -51,10 +51,16 @@ impl Shard {
         inner.health.check_running()?;
         let proposed = {
             let mut state = inner.state.borrow_mut();
+            // Else its members could all be where none of those of that one is, which would never learn what has become of it.
+            let is_awaited = state.table.waiting_for(region).next().is_some();
             let replica =
                 state.table.get_mut(region).ok_or(Refusal::RegionNotFound { region_id: region.0 })?;
             let due = Due { reply: Reply::local(oneshot().0), out: Out::Done, since: inner.rt.now() };
             let proposed = match entry {
+                Entry::Members(_) if is_awaited => {
+                    let reason = "a neighbour waits to be taken in, or to hear that it is not";
+                    return Err(Refusal::Busy { reason, backoff_ms: 1000 });
+                }
                 Entry::Members(change) => {
                     if !replica.keeps_quorum(&change, SILENT_TICKS_MAX) && !planted(Bug::QuorumNotAsked) {
                         let reason = "too few voters would be heard after the change";

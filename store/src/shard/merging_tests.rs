@@ -7,7 +7,8 @@ use bytes::Bytes;
 use engine::rt::Rt;
 use engine::rt::local::oneshot;
 use engine::rt::sim::{Options, World};
-use scheduler::{Epoch, Region, RegionId};
+use scheduler::operator::OperatorId;
+use scheduler::{Action, Change, Epoch, Instruction, PeerId, Region, RegionId, StoreId};
 
 use super::Shard;
 use super::reply::Reply;
@@ -72,6 +73,32 @@ async fn merged(rt: &Rt) -> Shard {
     shard.merge(SOURCE, Epoch::FIRST, &known(&shard, TARGET)).expect("both are led here");
     until(rt, || is_gone(&shard)).await;
     shard
+}
+
+/// Of a target whose members could all go, the source would never hear; of one that takes in another, too late.
+#[test]
+fn a_neighbour_that_is_waited_for_keeps_its_members_and_takes_no_second_one() {
+    in_world(603, |rt| async move {
+        let shard = opened(&rt).await;
+        let (target, second) = (known(&shard, SOURCE), known(&shard, RegionId(12)));
+        shard.merge(TARGET, Epoch::FIRST, &target).expect("both are led here");
+        until(&rt, || shard.inner.state.borrow().table.waiting_for(SOURCE).next().is_some()).await;
+        let leader = target.peers[0];
+        let change = Change::AddLearner { peer: PeerId(99), store: StoreId(7) };
+        let (region, epoch, operator) = (target.id, target.epoch, OperatorId(1));
+        let step = Instruction { region, epoch, leader, operator, action: Action::Change(change) };
+        let changed = shard.carry_out(&step).map_err(|refusal| format!("{refusal:?}"));
+        assert!(changed.as_ref().is_err_and(|why| why.contains("waits to be taken in")), "{changed:?}");
+        let another = shard.merge(second.id, second.epoch, &target).map_err(|refusal| format!("{refusal:?}"));
+        assert!(another.as_ref().is_err_and(|why| why.contains("another region waits")), "{another:?}");
+        let is_over = || shard.inner.state.borrow().table.tombstone(TARGET).is_some();
+        until(&rt, is_over).await;
+        let target = known(&shard, SOURCE);
+        shard.merge(second.id, second.epoch, &target).expect("no other waits any more");
+        let numbers = shard.snapshot().merges;
+        assert_eq!((numbers.begun, numbers.done), (2, 1));
+        assert_eq!(numbers.refused.iter().map(|(_, count)| count).sum::<u64>(), 1);
+    });
 }
 
 #[test]
