@@ -9,7 +9,11 @@ use crate::id::RegionId;
 use crate::operator::{Cause, Intent, Policy, Proposal};
 use crate::range::Key;
 
-/// One split for each region that holds some of `keys`. A key at which a region begins already is done and passed
+/// Maximum number of keys at which one split cuts a region: a store takes no more in one entry.
+pub const KEYS_MAX: usize = 256;
+
+/// One split for each region that holds some of `keys`, at the first [`KEYS_MAX`] of them; the rest lies in the last of its parts, which is
+/// asked for next. A key at which a region begins already is done and passed
 /// over; one in a gap of the map is refused.
 #[must_use]
 pub fn propose(view: &View<'_>, keys: &[Key]) -> Round {
@@ -25,6 +29,7 @@ pub fn propose(view: &View<'_>, keys: &[Key]) -> Round {
     for (info, mut keys) in by_region.into_values() {
         keys.sort_unstable();
         keys.dedup();
+        keys.truncate(KEYS_MAX);
         match may_split(view, info) {
             Ok(()) => {
                 let intent = Intent::Split { keys };

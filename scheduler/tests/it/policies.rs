@@ -292,6 +292,21 @@ fn presplit_passes_over_keys_at_which_a_region_begins() {
     assert_eq!(round.proposals[0].intent, Intent::Split { keys: vec![inside] });
 }
 
+/// A store refuses a split with more, and would be asked for it again and again.
+#[test]
+fn presplit_cuts_a_region_at_no_more_keys_than_one_entry_takes() {
+    let mut mock = mock(&[(1, 1)]);
+    mock.leader_region(5, &[1]);
+    let begin = mock.cluster.region(RegionId(5)).expect("known").region.range.start().clone();
+    let key = |n: usize| Key::from([begin.as_bytes(), format!("{n:04}").as_bytes()].concat());
+    let keys: Vec<Key> = (0..1000).rev().map(key).collect();
+    let influence = mock.influence();
+    let round = scheduler::ask::presplit::propose(&mock.view(&influence), &keys);
+    let first: Vec<Key> = (0..scheduler::ask::presplit::KEYS_MAX).map(key).collect();
+    let intents: Vec<_> = round.proposals.into_iter().map(|proposal| proposal.intent).collect();
+    assert_eq!(intents, [Intent::Split { keys: first }]);
+}
+
 /// A new cluster that is to have three replicas has one of each region until nodes join, and clients cut it meanwhile.
 #[test]
 fn presplit_does_not_wait_for_replicas() {

@@ -17,6 +17,7 @@
 //! descriptor waits until the parent has applied the split once more.
 
 use raft::LogId;
+use scheduler::ask::presplit;
 use scheduler::change::ChangeError;
 use scheduler::{Command, Epoch, Key, NewRegion, PeerId, Region, RegionId, StoreId};
 
@@ -32,7 +33,7 @@ pub const KIND: u8 = 3;
 const FORMAT: u8 = 1;
 
 /// Maximum number of cuts of one entry.
-pub const CUTS_MAX: usize = 256;
+pub const CUTS_MAX: usize = presplit::KEYS_MAX;
 
 /// Every actively created group starts after an imaginary entry at this term and index, so that zero stays the mark of a
 /// replica that knows nothing.
