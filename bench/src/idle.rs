@@ -161,7 +161,7 @@ pub fn measure_cluster(
 }
 
 /// Writes one key of each of some regions, one after the other. The median time of a write, milliseconds.
-fn write_each(addr: SocketAddr, regions: usize) -> Result<f64, Failed> {
+pub(crate) fn write_each(addr: SocketAddr, regions: usize) -> Result<f64, Failed> {
     let stream = TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
     let mut connection = BufReader::new(stream);
@@ -180,7 +180,7 @@ fn write_each(addr: SocketAddr, regions: usize) -> Result<f64, Failed> {
 }
 
 /// The first key of a region.
-fn border(n: usize) -> Vec<u8> {
+pub(crate) fn border(n: usize) -> Vec<u8> {
     format!("idle{n:07}").into_bytes()
 }
 

@@ -9,6 +9,7 @@
 //! | [`disk`] | the physical limit: synced writes, random reads, a loopback round trip |
 //! | [`compare`] | the same load on Redis, etcd or another build and on ringkeep, in turn, with CPU per operation |
 //! | [`latency`], [`idle`] | one client with one request; a node with none |
+//! | [`regions`] | what regions at rest cost, by their number: memory, starts, CPU |
 //! | [`protocols`] | what a request costs over gRPC and over RESP |
 //! | [`pressure`] | whether a put is ever late for another reason than the disk |
 //! | [`abuse`] | clients that ask for too much, ordinary writes and a start after them: the node's memory, and a bystander's latency |
@@ -50,6 +51,7 @@ pub mod pressure;
 pub mod process;
 pub mod protocols;
 pub mod random;
+pub mod regions;
 pub mod report;
 mod resp;
 pub mod scale;

@@ -110,6 +110,27 @@ impl Cluster {
         Ok(self.nodes[n].insert(node))
     }
 
+    /// Ends a node as an operator does, until [`Cluster::restart`].
+    ///
+    /// # Errors
+    /// It does not run, or does not end within `deadline`.
+    pub fn stop(&mut self, n: usize, deadline: Duration) -> Result<(), Failed> {
+        self.take(n)?.process.terminate(deadline)
+    }
+
+    /// Ends a node at once, as a crash would, until [`Cluster::restart`].
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self, n: usize) -> Result<(), Failed> {
+        self.take(n)?.process.kill();
+        Ok(())
+    }
+
+    fn take(&mut self, n: usize) -> Result<Node, Failed> {
+        self.nodes[n].take().ok_or_else(|| Failed::new(format!("node {} does not run", n + 1)))
+    }
+
     /// Waits until the next node of the list is ready.
     fn add(&mut self, n: usize, starting: Starting) -> Result<(), Failed> {
         self.note(n, starting.pid());
@@ -173,6 +194,20 @@ impl Cluster {
         let (wish, key) = (RegionWish::Split.into(), key.to_vec().into());
         let request = OperateRequest { region, wish, key, ..OperateRequest::default() };
         ask::<OperateResponse>(self.pd(), "/ringkeep.Scheduler/Operate", request).map(drop)
+    }
+
+    /// Cuts regions at keys. How many of them begin a region by the end of the call, in percent; what has begun goes on.
+    ///
+    /// # Errors
+    /// The scheduler refuses that, or does not answer.
+    pub fn cut(&self, keys: &[Vec<u8>]) -> Result<u64, Failed> {
+        let split_keys = keys.iter().map(|key| key.clone().into()).collect();
+        let request = pdpb::SplitRegionsRequest { header: None, split_keys, retry_limit: 0 };
+        let done: pdpb::SplitRegionsResponse = ask(self.pd(), "/pdpb.PD/SplitRegions", request)?;
+        match done.header.and_then(|header| header.error) {
+            Some(why) => Err(Failed::new(format!("regions are not cut: {}", why.message))),
+            None => Ok(done.finished_percentage),
+        }
     }
 
     /// Asks the scheduler to move the replica of a node to `store`, another store of that node.

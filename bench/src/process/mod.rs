@@ -71,10 +71,19 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
 /// # Errors
 /// The kernel does not say.
 pub fn resident_bytes() -> Result<u64, Failed> {
-    let text = std::fs::read_to_string("/proc/self/status")?;
+    resident_bytes_of(std::process::id())
+}
+
+/// Memory of a process that is in RAM now.
+///
+/// # Errors
+/// There is no such process.
+pub fn resident_bytes_of(pid: u32) -> Result<u64, Failed> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .map_err(|error| Failed::new(format!("process {pid}: {error}")))?;
     let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
     let kib = kib.and_then(|kib| kib.parse::<u64>().ok());
-    Ok(kib.ok_or_else(|| Failed::new("/proc/self/status has no VmRSS"))? << 10)
+    Ok(kib.ok_or_else(|| Failed::new(format!("/proc/{pid}/status has no VmRSS")))? << 10)
 }
 
 /// `count` ports of loopback in a row that are free at this moment; returns the first.
@@ -147,6 +156,14 @@ impl Process {
     /// Signals that its terminal is gone.
     pub fn hang_up(&self) {
         self.signal(Signal::HUP);
+    }
+
+    /// Its memory that is in RAM now.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident_bytes(&self) -> Result<u64, Failed> {
+        resident_bytes_of(self.pid())
     }
 
     fn signal(&self, signal: Signal) {

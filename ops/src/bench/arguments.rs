@@ -42,6 +42,8 @@ pub(super) enum What {
     Pressure(PressureArguments),
     /// An idle node's CPU, and how long a start takes
     Idle(IdleArguments),
+    /// Regions at rest, by their number: memory of a replica, CPU, starts, and the first write to one that sleeps
+    Regions(RegionsArguments),
     /// Clients that ask for too much: memory stays bounded, and a bystander is served?
     Abuse(AbuseArguments),
     /// Writers, SIGKILL, restart: is everything acknowledged still there?
@@ -245,6 +247,24 @@ pub(super) struct IdleArguments {
     /// Data to write before the last starts are timed, MiB; 0 leaves that out
     #[arg(long, default_value_t = 2048)]
     pub(super) fill_mib: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RegionsArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Nodes, each with a replica of every region
+    #[arg(long, default_value_t = 1, value_parser = at_least_one::<usize>)]
+    pub(super) members: usize,
+    /// Numbers of regions, the least first
+    #[arg(long, value_delimiter = ',', default_value = "100,1000,10000,100000", value_parser = at_least_one::<usize>)]
+    pub(super) counts: Vec<usize>,
+    /// Seconds to leave them alone
+    #[arg(long, default_value_t = 20, value_parser = at_least_one::<u64>)]
+    pub(super) seconds: u64,
+    /// Seconds before that, in which groups fall asleep and freed memory is given back
+    #[arg(long, default_value_t = 15, value_parser = at_least_one::<u64>)]
+    pub(super) settle_seconds: u64,
 }
 
 #[derive(Debug, Args)]

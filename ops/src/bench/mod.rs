@@ -17,7 +17,7 @@ use bench::report::RunReport;
 use bench::workload::{Spread, Workload};
 use bench::{
     Failed, abuse, backlog, catchup, chaos, cluster, crash, disk, failover, idle, latency, load, pressure,
-    protocols, scheduler,
+    protocols, regions, scheduler,
 };
 use store::config::Config;
 
@@ -25,7 +25,7 @@ pub(crate) use arguments::BenchArguments;
 use arguments::{
     AbuseArguments, CatchupArguments, ChaosArguments, ClusterArguments, CrashArguments, FailoverArguments,
     IdleArguments, LatencyArguments, NodeArguments, PhaseName, PressureArguments, ProtocolName,
-    ProtocolsArguments, RunArguments, SchedulerArguments, SpreadName, What,
+    ProtocolsArguments, RegionsArguments, RunArguments, SchedulerArguments, SpreadName, What,
 };
 
 use crate::output::{Format, answer, fail, remark};
@@ -56,6 +56,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         What::Crash(run) => crash(run).and_then(|report| {
             deliver(arguments, &report, crash::CrashReport::table, crash::CrashReport::passed)
         }),
+        What::Regions(run) => regions(run)
+            .and_then(|report| deliver(arguments, &report, regions::RegionsReport::table, |_| true)),
         What::Abuse(run) => abuse(run).and_then(|report| {
             deliver(arguments, &report, abuse::AbuseReport::table, abuse::AbuseReport::passed)
         }),
@@ -203,6 +205,18 @@ fn idle_cluster(run: &IdleArguments) -> Result<idle::ClusterIdleReport, Failed> 
     let scratch = Scratch::create(&run.node)?;
     let node = scratch.node(&run.node)?;
     idle::measure_cluster(&node, run.members, run.regions, Duration::from_secs(run.seconds), &mut remark)
+}
+
+fn regions(run: &RegionsArguments) -> Result<regions::RegionsReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = regions::Options {
+        node: scratch.node(&run.node)?,
+        members: run.members,
+        counts: run.counts.clone(),
+        settle: Duration::from_secs(run.settle_seconds),
+        idle: Duration::from_secs(run.seconds),
+    };
+    regions::measure(&options, &mut remark)
 }
 
 fn abuse(run: &AbuseArguments) -> Result<abuse::AbuseReport, Failed> {

@@ -18,6 +18,7 @@ mod pauses;
 mod pipes;
 mod places;
 mod pure;
+mod regions;
 mod scale;
 mod scrape;
 mod server;

@@ -283,6 +283,8 @@ fn measurements_of_nothing_are_refused() {
         (["protocols", "--records", "0"], "write 1 or more"),
         (["idle", "--seconds", "0"], "write 1 or more"),
         (["idle", "--starts", "0"], "write 1 or more"),
+        (["regions", "--counts", "0"], "write 1 or more"),
+        (["regions", "--members", "0"], "write 1 or more"),
         (["crash", "--cycles", "0"], "write 1 or more"),
         (["crash", "--writers", "0"], "write 1 or more"),
         (["chaos", "--keys", "0"], "write 1 or more"),
