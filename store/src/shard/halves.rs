@@ -76,6 +76,11 @@ impl<W, R> Table<W, R> {
         self.halves.expected.values()
     }
 
+    /// Whether a region is expected itself.
+    pub fn expects(&self, region: RegionId) -> bool {
+        self.halves.expected.contains_key(&region)
+    }
+
     /// Whether a new region begins on this store with what its parent had.
     fn begins(&self, half: &Half) -> bool {
         let id = half.record.region.id;

@@ -38,6 +38,7 @@ pub mod modify;
 mod natural;
 pub mod open;
 pub mod openings;
+mod origins;
 pub mod outbox;
 mod parts;
 mod pieces;

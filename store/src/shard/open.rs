@@ -21,7 +21,7 @@
 //! that nor the applied index beside it counts: the log forgot the older peer in the batch that brought the record of the newer one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -50,6 +50,7 @@ use super::load::RegionCounts;
 use super::loading::Loads;
 use super::merging::Driven;
 use super::openings::Openings;
+use super::origins::Origins;
 use super::outbox::Outbox;
 use super::receiving::Receptions;
 use super::remembered::check_opens;
@@ -291,7 +292,7 @@ impl Shard {
     /// Builds the peers that the log knows. What this start has cut off the log may have been acknowledged.
     fn recover(&self, recovered: Recovered, options: &ShardOptions, cut: Option<&Cut>) -> Result<()> {
         let origins = self.origins(recovered.groups.keys().copied())?;
-        let known: Vec<u64> = recovered.groups.keys().copied().collect();
+        let known: BTreeSet<u64> = recovered.groups.keys().copied().collect();
         for (id, group) in recovered.groups {
             let damaged =
                 |what: &str| Fault::corruption(&self.inner.dir, format!("metadata of region {}: {what}", id));
@@ -326,8 +327,8 @@ impl Shard {
             // Whoever wrote the origin of another replica had applied the entry that it names. A peer that came later has its state by
             // a snapshot.
             let is_blank = record.region.peers.is_empty();
-            let splits = origins.values().filter(|origin| origin.parent.0 == id && !is_blank);
-            hard_state.commit = splits.map(|origin| origin.at.index).fold(hard_state.commit, Index::max);
+            let split = origins.last_split(RegionId(id)).filter(|_| !is_blank);
+            hard_state.commit = hard_state.commit.max(split.unwrap_or_default());
             let start = Start {
                 hard_state,
                 log,
@@ -337,8 +338,8 @@ impl Shard {
                 suspect_until: Index(claimed.map_or(0, |claim| claim.last)),
             };
             let stored = Stored { record, in_tree: kept == Kept::Own, start };
-            match origins.get(&RegionId(id)).filter(|_| kept == Kept::Nothing) {
-                Some(&origin) => self.inner.state.borrow_mut().table.expect(Expected { stored, origin }),
+            match origins.of(RegionId(id)).filter(|_| kept == Kept::Nothing) {
+                Some(origin) => self.inner.state.borrow_mut().table.expect(Expected { stored, origin }),
                 None => {
                     self.adopt(stored, options)?;
                     self.invite_again(RegionId(id));
@@ -362,7 +363,7 @@ impl Shard {
     }
 
     /// Where replicas come from that splits brought into being, as far as the log knows.
-    fn origins(&self, groups: impl Iterator<Item = u64>) -> Result<BTreeMap<RegionId, SplitOrigin>> {
+    fn origins(&self, groups: impl Iterator<Item = u64>) -> Result<Origins> {
         let origin = |id: u64| {
             let bytes = self.inner.log.state(id, TAG_ORIGIN)?;
             let what = format!("metadata of region {id}: its origin is none");
@@ -373,7 +374,7 @@ impl Shard {
     }
 
     /// Begins with the replicas that the tree has by a split and that had nothing to write in the log.
-    fn begin_described(&self, known: &[u64], options: &ShardOptions) -> Result<()> {
+    fn begin_described(&self, known: &BTreeSet<u64>, options: &ShardOptions) -> Result<()> {
         let inner = &*self.inner;
         for id in inner.tree.described().into_iter().filter(|id| !known.contains(id)) {
             let bytes = inner.tree.state(id).expect("it is described");
@@ -396,9 +397,8 @@ impl Shard {
         let state = inner.state.borrow();
         for Expected { stored, origin } in state.table.expected() {
             let SplitOrigin { parent, at } = *origin;
-            let is_expected = state.table.expected().any(|other| other.stored.record.region.id == parent);
             let comes = state.table.get(parent).is_some_and(|it| it.applied_index() < at.index);
-            if !comes && !is_expected {
+            if !comes && !state.table.expects(parent) {
                 let id = stored.record.region.id;
                 let what = format!(
                     "the log has {id}, which entry {} of {parent} made, but the tables have no {id} and do not lack that entry",
