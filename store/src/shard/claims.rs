@@ -48,6 +48,23 @@ impl Span {
         }
         starts || ends
     }
+
+    /// Those that meet or overlap become one.
+    pub(super) fn join(mut spans: Vec<Self>) -> Vec<Self> {
+        spans.sort_unstable_by(|one, next| one.start.cmp(&next.start));
+        let mut joined: Vec<Self> = Vec::new();
+        for span in spans {
+            match joined.last_mut() {
+                Some(last) if last.end.is_empty() || span.start <= last.end => {
+                    if ends_after(&span.end, &last.end) {
+                        last.end = span.end;
+                    }
+                }
+                Some(_) | None => joined.push(span),
+            }
+        }
+        joined
+    }
 }
 
 /// Whether the exclusive end `one` lies after `other`.
@@ -198,15 +215,15 @@ impl Claims {
         found.sort_by_key(|place| {
             (Reverse((place.epoch.version, leads(place), place.epoch.conf_ver)), place.source)
         });
-        let mut taken: Vec<Place> = Vec::with_capacity(found.len());
+        let mut taken: BTreeMap<&Bytes, &Place> = BTreeMap::new();
         for place in found {
-            let at = taken.partition_point(|other| other.start < place.start);
-            let around = &taken[at.saturating_sub(1)..taken.len().min(at + 1)];
-            if !around.iter().any(|other| other.overlaps(place)) {
-                taken.insert(at, place.clone());
+            let before = taken.range::<Bytes, _>((Unbounded, Included(&place.start))).next_back();
+            let behind = taken.range::<Bytes, _>((Included(&place.start), Unbounded)).next();
+            if !before.into_iter().chain(behind).any(|(_, other)| other.overlaps(place)) {
+                taken.insert(&place.start, place);
             }
         }
-        taken
+        taken.into_values().cloned().collect()
     }
 
     /// What changes have cost so far.

@@ -36,6 +36,8 @@ pub struct Routes {
     claims: Claims,
     /// Former places with writes that were in flight there when they changed.
     left_behind: Vec<Rc<Placed>>,
+    /// How often it was decided whose keys are: what changes have moved.
+    decided: u64,
 }
 
 /// One region's place.
@@ -99,16 +101,18 @@ impl Routes {
     /// The first routes, from the places of all regions, in any order.
     pub fn new(places: Vec<Place>) -> Self {
         let mut routes = Self::default();
-        for place in places {
-            routes.set(place.source, &place.start.clone(), Some(Claim { place, voters: Vec::new() }));
-        }
+        let set = |place: Place| {
+            routes.claims.set(place.source, &place.start.clone(), Some(Claim { place, voters: Vec::new() }))
+        };
+        let touched = places.into_iter().filter_map(set).collect();
+        routes.decide_all(touched);
         routes
     }
 
     /// Takes over what a store has published. Whether that changes anything.
     pub fn publish(&mut self, store: usize, changes: Vec<PlaceChange>) -> bool {
         let source = Source::Store(store);
-        let mut changed = false;
+        let mut touched = Vec::new();
         // What has left first, and the rest in key order: so no two of them overlap in between.
         let (left, mut came): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, place)| place.is_none());
         came.sort_by(|one, next| one.0.cmp(&next.0));
@@ -119,8 +123,10 @@ impl Routes {
                     self.claims.of_region(place.region_id, source).and_then(|old| old.place.leader);
                 Claim { place, voters: Vec::new() }
             });
-            changed |= self.set(source, &start, claim);
+            touched.extend(self.claims.set(source, &start, claim));
         }
+        let changed = !touched.is_empty();
+        self.decide_all(touched);
         self.check_in_debug();
         changed
     }
@@ -228,22 +234,31 @@ impl Routes {
         true
     }
 
+    /// Decides anew whose the keys of all these are, of keys that lie together at once: each decision moves what lies behind it, so those of
+    /// the parts of one region would cost the square of their number.
+    fn decide_all(&mut self, touched: Vec<Span>) {
+        Span::join(touched).into_iter().for_each(|span| self.decide(span));
+    }
+
     /// Decides anew whose the keys of `span` are.
     fn decide(&mut self, mut span: Span) {
+        self.decided += 1;
         let winners = self.claims.winners(&mut span);
         let Span { start, end } = span;
         let reaches = |place: &Rc<Placed>| !place.end.is_empty() && place.end <= start;
         let from = self.places.partition_point(reaches);
         let upto = self.places.partition_point(|place| end.is_empty() || place.start < end);
-        let mut old: Vec<Rc<Placed>> = self.places[from..upto].to_vec();
-        let placed = |place: Place| match old.iter().position(|old| ***old == place) {
-            Some(at) => old.swap_remove(at),
-            None => Placed::new(place),
+        let mut old: Vec<Option<Rc<Placed>>> = self.places[from..upto].iter().cloned().map(Some).collect();
+        let starts = &self.starts[from..upto];
+        let placed = |place: &Place| {
+            let at = starts.binary_search(&place.start).ok();
+            let same = at.and_then(|at| old[at].take_if(|old| ***old == *place));
+            same.unwrap_or_else(|| Placed::new(place.clone()))
         };
-        self.starts.splice(from..upto, winners.iter().map(|place| place.start.clone()));
-        let new: Vec<Rc<Placed>> = winners.into_iter().map(placed).collect();
+        let new: Vec<Rc<Placed>> = winners.iter().map(placed).collect();
+        self.starts.splice(from..upto, winners.into_iter().map(|place| place.start));
         self.places.splice(from..upto, new);
-        self.leave_behind(old);
+        self.leave_behind(old.into_iter().flatten());
     }
 
     fn leave_behind(&mut self, old: impl IntoIterator<Item = Rc<Placed>>) {
@@ -270,6 +285,11 @@ impl Routes {
     /// What changes have cost since the start, in claims that were looked at.
     pub fn looked_at(&self) -> u64 {
         self.claims.looked_at()
+    }
+
+    /// How often it was decided since the start whose keys are.
+    pub const fn decided(&self) -> u64 {
+        self.decided
     }
 
     /// The region that contains `key`, if it is known.

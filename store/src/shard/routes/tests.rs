@@ -228,3 +228,26 @@ fn writes_in_flight_to_former_places_are_seen_behind_later_changes() {
     routes.forget_answered();
     assert!(!routes.has_left_behind());
 }
+
+/// Else the parts of one region, and the regions of a store that starts, would cost the square of their number.
+#[test]
+fn what_lies_together_is_decided_at_once() {
+    const PARTS: u64 = 2_000;
+    let key = |n: u64| if n == 0 || n == PARTS { Bytes::new() } else { Bytes::from(format!("{n:05}")) };
+    let part = |n: u64| Place { start: key(n), end: key(n + 1), ..place("", "", n + 1, 2) };
+    let mut routes = Routes::new(vec![place("", "", 1, 1)]);
+    let before = routes.decided();
+    // Each of them comes from another place of the list than it has in key order.
+    let parts: Vec<PlaceChange> =
+        (0..PARTS).map(|n| part(n * 777 % PARTS)).map(|it| (it.start.clone(), Some(it))).collect();
+    assert!(routes.publish(0, parts));
+    assert_eq!((routes.decided() - before, routes.find(b"01234").unwrap().region_id), (1, 1235));
+    let two_stores = (0..PARTS).map(|n| of_store(n as usize % 2, part(n * 777 % PARTS)));
+    let again = Routes::new(two_stores.collect());
+    again.check();
+    assert_eq!((again.decided(), again.find(b"01234").unwrap().region_id), (1, 1235));
+    // What lies apart is decided apart.
+    let newer = |n: u64| (key(n), Some(Place { epoch: Epoch::new(2, 2), ..part(n) }));
+    assert!(routes.publish(0, vec![newer(5), newer(900), newer(6)]));
+    assert_eq!(routes.decided() - before, 3);
+}
