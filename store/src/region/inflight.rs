@@ -198,6 +198,20 @@ impl InFlight {
         self.indexed = upto;
     }
 
+    /// Gives back what an empty queue keeps for the next writes.
+    pub(super) fn release(&mut self) {
+        self.steps.shrink_to_fit();
+        self.commands.shrink_to_fit();
+        self.index.ranges.shrink_to_fit();
+    }
+
+    /// Memory of its queues, what is in them aside.
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.steps.capacity() * size_of::<Step>()
+            + self.commands.capacity() * size_of::<(CommandNo, usize)>()
+            + self.index.ranges.capacity() * size_of::<(Bytes, Bytes)>()
+    }
+
     fn give_back(&mut self) {
         if self.steps.is_empty() {
             self.steps.shrink_to(KEPT_MAX);

@@ -381,6 +381,32 @@ impl<W, R> Replica<W, R> {
         self.debug_check();
     }
 
+    /// Gives back what its queues keep for the next writes. One that rests may never have any, and there may be a hundred thousand of it.
+    pub fn release(&mut self) {
+        self.gathering.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.inflight.release();
+        self.stages.release();
+        self.strangers.shrink_to_fit();
+    }
+
+    /// Memory that it takes, keys, payloads and what is in its queues aside.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() - size_of::<Raft>()
+            + self.raft.memory_bytes()
+            + self.record.region.peers.capacity() * size_of::<Peer>()
+            + self.queue_bytes()
+    }
+
+    /// Memory of its queues, what is in them aside.
+    pub fn queue_bytes(&self) -> usize {
+        self.gathering.capacity() * size_of::<Gathered<W>>()
+            + self.waiting.capacity() * size_of::<Waiting<W>>()
+            + self.inflight.queue_bytes()
+            + self.stages.queue_bytes()
+            + self.strangers.capacity() * size_of::<Peer>()
+    }
+
     /// The descriptor as the tree keeps it.
     pub(super) fn descriptor(&self, at: LogId) -> Descriptor {
         Descriptor { record: self.record.clone(), at, by_snapshot: false }

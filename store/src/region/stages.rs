@@ -62,6 +62,16 @@ impl Stages {
         self.0.clear();
     }
 
+    /// Gives back what an empty queue keeps.
+    pub(super) fn release(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
+    /// Memory of the queue.
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.0.capacity() * size_of::<Timed>()
+    }
+
     /// Asserts what the module states.
     pub(super) fn check(&self, leads: bool) {
         assert!(leads || self.0.is_empty(), "a proposal is timed after its leadership");

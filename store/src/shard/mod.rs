@@ -49,6 +49,8 @@ pub mod receiving;
 pub mod remembered;
 pub(crate) mod repeats;
 pub mod reply;
+#[cfg(test)]
+mod rest_tests;
 mod restart;
 #[cfg(test)]
 mod return_tests;

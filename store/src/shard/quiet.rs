@@ -77,6 +77,9 @@ impl<W, R> Table<W, R> {
             }
             moved |= has_effects;
             entry.awake = has_effects || !entry.replica.is_asleep();
+            if !entry.awake {
+                entry.replica.release();
+            }
             entry.awake
         });
         moved
