@@ -213,7 +213,10 @@ impl Proposal {
             Intent::LeaveJoint => leave_joint(info, view),
             Intent::Split { keys } => {
                 let new = (0..keys.len().max(1)).map(|_| new_region(info, ids)).collect::<Result<_, _>>()?;
-                Ok(vec![Step::Split { keys: keys.clone(), new }])
+                // Another operator may have been cut short for this one.
+                let mut steps = if info.region.is_joint() { leave_joint(info, view)? } else { Vec::new() };
+                steps.push(Step::Split { keys: keys.clone(), new });
+                Ok(steps)
             }
             Intent::Merge { into } => merge(info, *into, view, ids),
         }

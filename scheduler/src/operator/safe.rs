@@ -33,6 +33,8 @@ pub enum Unsafe {
     NodeTaken(StoreId),
     /// Too few voters would be live and caught up.
     QuorumAtRisk,
+    /// The region is in a joint configuration, which has to be left before.
+    Joint,
     /// A relocation would leave the node.
     LeavesNode(StoreId),
     /// No peer of the region lives on that store any more.
@@ -68,6 +70,12 @@ impl fmt::Display for Unsafe {
             Self::StoreUnfit { store, health: Some(health) } => write!(f, "{store} is {health}"),
             Self::NodeTaken(store) => write!(f, "the node of {store} has a peer of the region already"),
             Self::QuorumAtRisk => write!(f, "too few voters would be live and caught up"),
+            Self::Joint => {
+                write!(
+                    f,
+                    "the region is in a joint configuration, which is left first; ask again in some seconds"
+                )
+            }
             Self::LeavesNode(store) => write!(f, "{store} is on another node"),
             Self::NoPeerOn(store) => write!(f, "the region has no peer on {store}"),
             Self::NeighbourChanged(into) => write!(f, "{into} has changed or is no longer known"),
@@ -99,7 +107,10 @@ impl Step {
                 may_join_sibling(info, *peer, *store, *leaving, view)?;
                 self.check_quorum(info, view)
             }
-            Self::Promote { peer } => may_vote(info, *peer, view),
+            Self::Promote { peer } => {
+                not_joint(info)?;
+                may_vote(info, *peer, view)
+            }
             Self::Demote { peer } | Self::RemovePeer { peer, .. } => {
                 may_leave(info, *peer)?;
                 self.check_quorum(info, view)
@@ -117,13 +128,14 @@ impl Step {
                     _ => Ok(()),
                 }
             }
-            Self::Split { .. } => Ok(()),
+            Self::Split { .. } => not_joint(info),
             Self::Merge { into, epoch } => may_be_taken(info, into, *epoch, view),
         }
     }
 
     fn check_quorum(&self, info: &RegionInfo, view: &View<'_>) -> Result<(), Unsafe> {
         let Some(change) = self.change() else { return Ok(()) };
+        not_joint(info)?;
         let Ok(after) = change.apply(&info.region) else { return Err(Unsafe::QuorumAtRisk) };
         let healthy = |store: StoreId| {
             let held = info.region.peer_on(store);
@@ -131,6 +143,11 @@ impl Step {
         };
         if keeps_quorum(&after, healthy) { Ok(()) } else { Err(Unsafe::QuorumAtRisk) }
     }
+}
+
+/// What a joint configuration forbids: whoever waited for its end would keep everyone else from leaving it.
+fn not_joint(info: &RegionInfo) -> Result<(), Unsafe> {
+    if info.region.is_joint() { Err(Unsafe::Joint) } else { Ok(()) }
 }
 
 fn may_lead(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) -> Result<(), Unsafe> {

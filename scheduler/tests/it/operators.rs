@@ -3,12 +3,13 @@
 
 use scheduler::config::{MIB, ReplicaPath};
 use scheduler::operator::{
-    AddRefusal, CancelReason, Cause, Influence, Kinds, OperatorId, Outcome, Progress, Status, Step, Unsafe,
+    AddRefusal, CancelReason, Cause, Influence, Intent, Kinds, OperatorId, Outcome, Progress, Proposal,
+    Status, Step, Unsafe,
 };
 use scheduler::scheduler::{AdmitError, AskSplitError};
 use scheduler::{
     Action, Change, Config, Epoch, KeyRange, NewRegion, NodeId, Operator, Peer, PeerId, Policy, Reason,
-    Region, RegionId, RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time, Verdict,
+    Region, RegionId, RegionReport, Role, Scheduler, StoreDescriptor, StoreId, StoreReport, Time, Verdict,
 };
 
 use crate::kit::key;
@@ -340,6 +341,55 @@ fn a_split_that_finds_too_little_data_ends_and_is_not_sent_again() {
     assert!(ended.outcome.to_string().contains("too little data"), "{}", ended.outcome);
     let op = operator(&scheduler, 1, Policy::Admin, transfer(1, 2));
     assert!(scheduler.add(op, T0).expect("the region is free again").is_some());
+}
+
+/// As an operator leaves a region that was cut short in the middle of a swap, here of the peer on store 3 for one on store 4.
+fn joint(leader: u64) -> RegionReport {
+    let mut report = region(1, &[1, 2, 3, 4], 4);
+    report.region.peers[2].role = Role::Outgoing;
+    report.region.peers[3].role = Role::Incoming;
+    RegionReport { leader: Some(PeerId(10 + leader)), ..report }
+}
+
+/// Stores refuse a split until then, and no other operator leaves it while the split runs.
+#[test]
+fn a_split_leaves_a_joint_configuration_first() {
+    for leader in [1, 3] {
+        let mut scheduler = scheduler(4);
+        scheduler.report_region(joint(leader), T0).expect("accepted");
+        let info = scheduler.cluster().region(RegionId(1)).expect("known");
+        let split = Intent::Split { keys: Vec::new() };
+        let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, split);
+        let first = scheduler.admit(&proposal, T0).expect("admitted").expect("sent").action;
+        if leader == 3 {
+            assert!(matches!(first, Action::TransferLeader(_)), "{first:?}");
+            continue;
+        }
+        assert_eq!(first, Action::Change(Change::LeaveJoint));
+        let mut left = joint(leader);
+        left.region.epoch = Epoch::new(5, 1);
+        (left.region.peers[2].role, left.region.peers[3].role) = (Role::Learner, Role::Voter);
+        let next = scheduler.report_region(left, T0).expect("accepted").expect("sent").action;
+        assert!(matches!(next, Action::Split { .. }), "{next:?}");
+    }
+}
+
+/// Waiting would keep whoever leaves it out, for as long as an operator may take.
+#[test]
+fn what_a_joint_configuration_forbids_ends_at_once() {
+    let leaver = Step::RemovePeer { peer: PeerId(12), store: StoreId(2) };
+    let newcomer = Step::AddLearner { peer: PeerId(90), store: StoreId(5) };
+    let swap = Step::EnterJoint { promote: vec![PeerId(14)], demote: vec![PeerId(12)] };
+    let split = Step::Split { keys: Vec::new(), new: Vec::new() };
+    for step in [leaver, newcomer, swap, split, Step::Promote { peer: PeerId(14) }] {
+        let mut scheduler = scheduler(5);
+        scheduler.report_region(joint(1), T0).expect("accepted");
+        let asked = operator(&scheduler, 1, Policy::Admin, vec![step.clone()]);
+        assert_eq!(scheduler.add(asked, T0).expect("admitted"), None, "{step:?}");
+        let ended = scheduler.operators().history().last().expect("an outcome");
+        assert_eq!(ended.outcome, Outcome::Cancelled(CancelReason::Unsafe(Unsafe::Joint)), "{step:?}");
+        assert!(ended.outcome.to_string().contains("ask again"), "{}", ended.outcome);
+    }
 }
 
 /// The policy would propose it again in every round, and the leader look for a key.
