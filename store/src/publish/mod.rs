@@ -89,9 +89,12 @@ pub struct Publisher {
 #[derive(Default)]
 struct State {
     counters: HashMap<Key, metrics::Counter, foldhash::fast::FixedState>,
-    gauges: HashMap<Key, metrics::Gauge, foldhash::fast::FixedState>,
+    /// With the round in which each was said last.
+    gauges: HashMap<Key, (metrics::Gauge, u64), foldhash::fast::FixedState>,
     /// What the exporter cannot take: by metric, then by labels as they are written.
-    own: BTreeMap<&'static str, (&'static Metric, BTreeMap<String, Value>)>,
+    own: BTreeMap<&'static str, (&'static Metric, BTreeMap<String, (Value, u64)>)>,
+    /// Rounds of samples so far.
+    rounds: u64,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -115,8 +118,12 @@ impl Publisher {
         self.take(samples.chain(beside));
     }
 
+    /// All that is said in one round. A gauge that was said before and is not now is 0, or gone: who does not host the scheduler any more knows
+    /// nothing of stores that are down, and what it knew must not be taken for news.
     fn take(&self, samples: impl Iterator<Item = Sample>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.rounds += 1;
+        let round = state.rounds;
         for sample in samples {
             let Sample { metric, labels, value } = sample;
             match (metric.kind, value) {
@@ -128,10 +135,17 @@ impl Publisher {
                 }
                 (_, value) => {
                     let (_, series) = state.own.entry(metric.name).or_insert((metric, BTreeMap::new()));
-                    series.insert(written(&labels), value);
+                    series.insert(written(&labels), (value, round));
                 }
             }
         }
+        for (gauge, said) in state.gauges.values() {
+            if *said != round {
+                gauge.set(0.0);
+            }
+        }
+        let gauges = state.own.values_mut().filter(|(metric, _)| metric.kind == MetricKind::Gauge);
+        gauges.for_each(|(_, series)| series.retain(|_, (_, said)| *said == round));
     }
 
     fn counter<'a>(
@@ -148,11 +162,13 @@ impl Publisher {
     }
 
     fn gauge<'a>(&self, state: &'a mut State, metric: &'static Metric, labels: Labels) -> &'a metrics::Gauge {
-        let key = key(metric, labels);
-        state.gauges.entry(key.clone()).or_insert_with(|| {
+        let (key, round) = (key(metric, labels), state.rounds);
+        let (gauge, said) = state.gauges.entry(key.clone()).or_insert_with(|| {
             self.recorder.describe_gauge(metric.name.into(), None::<Unit>, metric.help.into());
-            self.recorder.register_gauge(&key, &METADATA)
-        })
+            (self.recorder.register_gauge(&key, &METADATA), round)
+        });
+        *said = round;
+        gauge
     }
 
     /// Appends the page.
@@ -162,7 +178,7 @@ impl Publisher {
         let mut text = String::new();
         for (metric, series) in state.own.values() {
             header(&mut text, metric);
-            for (labels, value) in series {
+            for (labels, (value, _)) in series {
                 match value {
                     Value::Histogram(snapshot) => histogram::write(&mut text, metric.name, labels, snapshot),
                     Value::Seconds(seconds) => line(&mut text, metric.name, labels, &seconds.to_string()),
@@ -285,6 +301,32 @@ mod tests {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }
         assert_eq!(page.matches("# TYPE ringkeep_calls_total").count(), 1);
+    }
+
+    #[test]
+    fn a_gauge_that_is_not_said_any_more_is_zero_or_gone_and_a_counter_stays() {
+        const AGE: Metric = Metric { name: "ringkeep_age_seconds", help: "Age.", kind: MetricKind::Gauge };
+        let publisher = Publisher::new(1);
+        let all = [
+            sample(&CALLS, 0, Value::Number(5)),
+            sample(&DEPTH, 0, Value::Number(3)),
+            sample(&DEPTH, 1, Value::Number(4)),
+            sample(&AGE, 0, Value::Seconds(1.5)),
+        ];
+        publisher.take(all.into_iter());
+        assert!(page(&publisher).contains("ringkeep_age_seconds{core=\"0\"} 1.5\n"));
+        publisher.take([sample(&DEPTH, 1, Value::Number(4))].into_iter());
+        let second = page(&publisher);
+        for line in [
+            "ringkeep_calls_total{core=\"0\"} 5",
+            "ringkeep_depth{core=\"0\"} 0",
+            "ringkeep_depth{core=\"1\"} 4",
+        ] {
+            assert!(second.lines().any(|found| found == line), "{line} is not in\n{second}");
+        }
+        assert!(!second.contains("ringkeep_age_seconds{"), "{second}");
+        publisher.take([sample(&DEPTH, 0, Value::Number(2))].into_iter());
+        assert!(page(&publisher).contains("ringkeep_depth{core=\"0\"} 2\n"), "it is said again");
     }
 
     #[test]
