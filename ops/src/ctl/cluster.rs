@@ -189,16 +189,27 @@ pub(super) async fn show(scheduler: &SchedulerClient) -> Result<(Answer, bool), 
     Ok((Answer::Said(text, json), is_healthy))
 }
 
+/// How the node of a member does: it is heard as long as one of its stores is.
+fn member_state(stores: &[StoreState], node: u64) -> String {
+    let own = stores.iter().filter(|store| store.node == node && !stores::is_gone(store));
+    let best = own.min_by_key(|store| (store.health != "up", store.misses_reports, store.silent_ms));
+    best.map_or_else(|| "has no store".to_owned(), |store| stores::state(store).to_owned())
+}
+
 /// The members of the group that keeps the scheduler's state.
 pub(super) async fn members(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
     let all: GetMembersResponse =
         scheduler.call("/pdpb.PD/GetMembers", &GetMembersRequest::default()).await?;
+    let stores = stores::all(scheduler).await?;
     let leader = all.leader.map_or(0, |leader| leader.member_id);
     let row = |member: store::wire::proto::pdpb::Member| {
-        let role = if member.member_id == leader { "leader" } else { "follower" };
-        vec![Cell::Number(member.member_id), Cell::text(role), Cell::List(member.client_urls)]
+        let id = member.member_id;
+        let role = if id == leader { "leader" } else { "follower" };
+        let state = member_state(&stores, id);
+        vec![Cell::Number(id), Cell::text(role), Cell::text(state), Cell::List(member.client_urls)]
     };
-    Ok(Answer::Table(Table::new(&["node", "role", "address"], all.members.into_iter().map(row).collect())))
+    let rows = all.members.into_iter().map(row).collect();
+    Ok(Answer::Table(Table::new(&["node", "role", "state", "address"], rows)))
 }
 
 /// Lists the policies, or switches one.
@@ -307,6 +318,27 @@ mod tests {
         ] {
             assert!(said.contains(word), "{word}: {said}");
         }
+    }
+
+    #[test]
+    fn a_member_is_as_well_as_the_best_of_its_stores() {
+        let store = |store, node, health: &str, misses_reports| StoreState {
+            store,
+            node,
+            health: health.to_owned(),
+            misses_reports,
+            ..StoreState::default()
+        };
+        let all = [
+            store(1, 7, "up", true),
+            store(2, 7, "up", false),
+            store(3, 8, "down", false),
+            store(4, 8, "disconnected", false),
+            store(5, 9, "tombstone", false),
+        ];
+        let states = [7, 8, 9, 10].map(|node| member_state(&all, node));
+        assert_eq!(states, ["up", "down", "has no store", "has no store"].map(str::to_owned));
+        assert_eq!(member_state(&all[..1], 7), "silent");
     }
 
     #[test]

@@ -254,7 +254,21 @@ impl Control {
         if standing.regions == 0 {
             standing.survives = 0;
         }
+        standing.survives = standing.survives.min(self.state_survives());
         standing
+    }
+
+    /// How many members of the group that keeps the scheduler's state may fail so that it still has a majority: without one there are no
+    /// ids, no timestamps, and nothing is repaired.
+    fn state_survives(&self) -> u64 {
+        let group = self.0.group.borrow();
+        let Some(group) = &*group else { return u64::MAX };
+        self.view(|view| {
+            let (live, voters) = group
+                .voters()
+                .fold((0, 0), |(live, all), peer| (live + u64::from(view.is_live(peer.store)), all + 1));
+            live.saturating_sub(voters / 2 + 1)
+        })
     }
 
     /// Why a region is as it is, and for each store that has none of its replicas why it gets none; nothing if it is not known.
