@@ -27,14 +27,12 @@ fn is_one(page: &str, metric: &str, store: u64) -> bool {
     page.lines().any(|line| line.starts_with(metric) && line.contains(&label) && line.ends_with(" 1"))
 }
 
-/// The four places, once the pages have it: each is a copy that is at most a second old. The node has said it before it was ready.
+/// The four places, once the pages have it: each is a copy that is at most a second old.
 fn all_four_say_so(options: &NodeOptions, node: &Node, expected: &Expected<'_>) {
     let Expected { store, metric, line, file } = expected;
     while !is_one(&get(node.status, "/metrics").1, metric, *store) {
         bench::clock::pause(Duration::from_millis(100));
     }
-    let said = |why: &&String| why.contains(file) && why.contains(&format!("store-{store}"));
-    assert_eq!(node.trouble.iter().filter(said).count(), 1, "{file} is not there: {:?}", node.trouble);
     let (status, verbose) = get(node.status, "/ready?verbose");
     let row = verbose.lines().find(|line| line.contains(&format!("store-{store}"))).unwrap_or_default();
     assert!(status == 503 && row.contains(file), "{file} is not there: {status} {verbose}");
@@ -98,6 +96,8 @@ fn fenced_is_named(store: u64) -> (Node, TempDir) {
     flip(&manifest, 8);
     let node = Node::start(&options).unwrap_or_else(|error| panic!("{error}"));
     let file = format!("store-{store}/tree/{}", name(&manifest));
+    let said = |why: &&String| why.contains(&file) && why.contains(&format!("store-{store}"));
+    assert_eq!(node.trouble.iter().filter(said).count(), 1, "{file} is not there: {:?}", node.trouble);
     let (metric, line) = ("ringkeep_store_stopped", "a store is fenced");
     all_four_say_so(&options, &node, &Expected { store, metric, line, file: &file });
     assert!(!is_one(&get(node.status, "/metrics").1, metric, 3 - store), "the other store serves");

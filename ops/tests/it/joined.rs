@@ -143,7 +143,7 @@ fn an_operator_asks_any_member_about_the_scheduler() {
     let first = join(&directories[0], None);
     let second = join(&directories[1], Some(&first.pd.to_string()));
     let (done, text) = ctl(second.pd, &["member"]);
-    assert!(done && text.lines().count() == 2 && text.contains("leader"), "{text}");
+    assert!(done && text.lines().count() == 2 && text.contains("leader   up"), "{text}");
     assert!(text.contains(&first.pd.to_string()), "{text}");
     let (done, text) = ctl(second.pd, &["config"]);
     assert!(done && text.contains("leader_tolerance"), "{text}");
@@ -467,7 +467,10 @@ fn begin_demo(temporary: &std::path::Path) -> std::process::Child {
     command.args(["demo", "--nodes", "1", "--node-set", "memory_bytes=512MiB"]).env("TMPDIR", temporary);
     let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
     let mut said = BufReader::new(demo.stdout.as_mut().expect("a pipe")).lines().map_while(Result::ok);
-    assert!(said.any(|line| line.starts_with("1 ")), "it does not say where its node is");
+    assert!(
+        said.any(|line| line.starts_with("node ")) && said.next().is_some(),
+        "it does not say where its node is"
+    );
     demo
 }
 
@@ -500,9 +503,9 @@ fn nodes_of_a_demo_end_with_it_also_when_it_is_killed() {
     let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
     let said = BufReader::new(demo.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
     // The row of a node ends with its process.
-    let is_of_node = |line: &String| line.starts_with("1 ") || line.starts_with("2 ");
     let nodes: Vec<u32> = said
-        .filter(is_of_node)
+        .skip_while(|line| !line.starts_with("node "))
+        .skip(1)
         .map(|line| line.split_whitespace().last().and_then(|pid| pid.parse().ok()).expect("a process"))
         .take(2)
         .collect();
