@@ -154,7 +154,8 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
             Ok(shard) => {
                 shard.look_at_disk().await;
                 let (cluster, incarnation) = (plan.identity.cluster, shard.opened());
-                let speaker = Speaker { secret: plan.secret, cluster, store, incarnation };
+                let (secret, lineage) = (plan.secret, shard.lineage());
+                let speaker = Speaker { secret, cluster, store, incarnation, lineage };
                 let others = peer::link::PeerLinks::new(rt, speaker, book.clone());
                 let ways = Siblings::new(plan, (store, incarnation), links.clone(), others.clone());
                 shard.connect(Rc::new(ways));

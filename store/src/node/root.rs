@@ -34,6 +34,7 @@ use crate::config::{Config, Limits};
 use crate::control;
 use crate::descriptors::Descriptors;
 use crate::gateway::Gateway;
+use crate::region::lineage::Lineage;
 use crate::region::system::fence::Fence;
 use crate::shard::Shard;
 use crate::shard::links::connect;
@@ -276,6 +277,8 @@ fn speaker(plan: &Plan, opened: &[(usize, u64)]) -> Option<Speaker> {
         cluster: plan.identity.cluster,
         store: plan.identity.store_id(*index),
         incarnation: *opened,
+        // It only asks who is there. What the stores say to each other has it.
+        lineage: Lineage::default(),
     })
 }
 

@@ -124,6 +124,10 @@ impl Transport for Siblings {
         all
     }
 
+    fn take_disowned(&self) -> Option<String> {
+        self.others.take_disowned()
+    }
+
     fn take_spoken_to(&self) -> Vec<StoreId> {
         let mut all = self.others.take_spoken_to();
         all.extend(self.spoken_to.take());

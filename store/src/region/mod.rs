@@ -48,6 +48,7 @@
 //! | `shipping` | entries and snapshots for followers |
 //! | `check` | the invariants as assertions |
 //! | `life` | which state of life may follow which |
+//! | `lineage` | whether a store is an older copy of itself |
 //! | `effects` | what is to be done; the one place that takes what the core has ready |
 //! | `stages` | how long proposals take |
 //! | `submit` | writes until they are proposed |
@@ -76,6 +77,7 @@ pub mod inflight;
 pub mod invitation;
 mod leadership;
 pub mod life;
+pub mod lineage;
 pub mod merge;
 pub mod merging;
 pub mod message;

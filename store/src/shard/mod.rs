@@ -26,6 +26,7 @@ pub mod handing;
 pub mod health;
 pub mod inbox;
 mod installing;
+mod lineage;
 pub mod links;
 pub mod load;
 pub mod loading;
@@ -101,6 +102,7 @@ use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::inflight::Known;
+use crate::region::lineage::Lineage;
 use crate::region::replica::Replica;
 use crate::region::split::SplitOrigin;
 use crate::region::system::fence::Fence;
@@ -158,6 +160,8 @@ struct Inner {
     counts: RegionCounts,
     /// How often the log has been opened, as far as that is durable.
     opened: u64,
+    /// The latest of its openings.
+    lineage: Cell<Lineage>,
     /// When it was.
     opened_at: Time,
     /// The way to other stores.
@@ -307,6 +311,11 @@ impl Shard {
     /// How often the store's log has been opened, as far as that is durable.
     pub fn opened(&self) -> u64 {
         self.inner.opened
+    }
+
+    /// The latest of the openings of the store's log, as far as they are durable.
+    pub fn lineage(&self) -> Lineage {
+        self.inner.lineage.get()
     }
 
     /// The store's counters.

@@ -121,6 +121,7 @@ impl Inner {
             log,
             tree,
             opened,
+            lineage: Cell::default(),
             opened_at: Time(rt.boot_time().0),
             limits: options.limits,
             raft: options.raft.clone(),
@@ -236,6 +237,9 @@ impl Shard {
         cut: Option<&Cut>,
     ) -> Result<()> {
         super::remembered::recall(&self.inner.rt, &self.inner.dir, &self.inner.health).await?;
+        self.inner
+            .lineage
+            .set(super::lineage::count(&self.inner.rt, &self.inner.dir, self.inner.opened).await?);
         staging::clear(&self.inner.rt, &self.inner.dir).await?;
         let groups: Vec<u64> = recovered.groups.keys().copied().collect();
         for group in installing::finish(&self.inner.log, &self.inner.tree, &groups).await? {

@@ -83,6 +83,9 @@ pub trait Transport: Debug {
     /// The stores that could not be reached since the last call.
     fn take_unreachable(&self) -> BTreeSet<StoreId>;
 
+    /// What another store has said, if one refuses this store as an older copy of itself.
+    fn take_disowned(&self) -> Option<String>;
+
     /// The stores to which something has left since the last call.
     fn take_spoken_to(&self) -> Vec<StoreId>;
 
@@ -147,6 +150,11 @@ impl Outbox {
     /// The stores that could not be reached since the last call.
     pub fn take_unreachable(&self) -> BTreeSet<StoreId> {
         self.transport.get().map_or_else(BTreeSet::new, |transport| transport.take_unreachable())
+    }
+
+    /// What another store has said, if one refuses this store as an older copy of itself.
+    pub fn take_disowned(&self) -> Option<String> {
+        self.transport.get()?.take_disowned()
     }
 
     /// The stores to which something has left since the last call.

@@ -8,6 +8,7 @@ use engine::log::{Batch, PurgeLimits};
 use raft::{Index, LogId, Term, Time};
 use scheduler::{PeerId, RegionId};
 
+use super::lineage;
 use super::open::{TAG_BASE, encode_base};
 use super::quiet::Ticked;
 use super::staging;
@@ -43,6 +44,9 @@ impl Shard {
             inner.rt.sleep(TICK).await;
             if inner.health.has_stopped() {
                 return;
+            }
+            if let Some(said) = inner.outbox.take_disowned() {
+                return self.stop(&lineage::disowned(&inner.dir, inner.store, &said));
             }
             let now = Time(inner.rt.boot_time().0);
             let mut state = inner.state.borrow_mut();

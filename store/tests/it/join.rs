@@ -13,6 +13,7 @@ use engine::rt::{ListenOptions, Rt};
 use scheduler::StoreId;
 use store::control::Member;
 use store::memory::Memory;
+use store::region::lineage::Lineage;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code, Status};
 use store::wire::health::HealthService;
@@ -31,7 +32,13 @@ const PD: u16 = 2379;
 const FIRST_FREE: u64 = 12;
 
 fn speaker(store: u64) -> Speaker {
-    Speaker { secret: None, cluster: CLUSTER, store: StoreId(store), incarnation: 1 }
+    Speaker {
+        secret: None,
+        cluster: CLUSTER,
+        store: StoreId(store),
+        incarnation: 1,
+        lineage: Lineage::default(),
+    }
 }
 
 /// Serves the scheduler on `node` until the process ends.

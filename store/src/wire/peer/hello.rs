@@ -1,11 +1,12 @@
 //! The introduction of two stores: who connects, whom it wants to reach, and why it may be refused. Pure.
 //!
 //! ```text
-//! Hello, Welcome   [format u16] [rkyv archive of Stored, unaligned little-endian]
+//! Hello, Welcome   [format u16] [openings: number u64, drawn u64, at most 16 of them] [rkyv archive of Stored, unaligned little-endian]
 //! Refused          the reason as text, UTF-8
 //! ```
 //! Both sides say the same things of themselves, and both check the other. A connection serves one pair of stores in one
-//! direction; what goes the other way has a connection of its own.
+//! direction; what goes the other way has a connection of its own. The archive is read from its end, so a version that knows no openings
+//! reads past them, and one that says none is judged by its incarnation alone.
 //!
 //! Invariants: no message is taken before both sides have passed [`judge`]; a refusal names the culprit and the remedy.
 
@@ -15,6 +16,7 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::StoreId;
 
+use crate::region::lineage::{KEPT, Lineage, Opening};
 use crate::secret::Unproven;
 
 /// The newest version of the protocol that this build speaks.
@@ -23,6 +25,10 @@ pub const VERSION: u32 = 1;
 pub const VERSION_MIN: u32 = 1;
 
 const FORMAT: u16 = 1;
+const OPENING_BYTES: usize = 16;
+
+/// What every refusal of an older copy says, of each version: by it the store that is refused knows.
+pub const OLDER_COPY: &str = "an older copy of its directory must not come back";
 
 /// What a store says of itself and of the one that it means to speak with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +41,8 @@ pub struct Hello {
     pub target: StoreId,
     /// How often the speaker's log has been opened: a lower one than was seen before comes from an older copy of its directory.
     pub incarnation: u64,
+    /// The latest of those openings, by which an older copy is told that was opened as often since.
+    pub lineage: Lineage,
     /// The newest version of the protocol that it speaks.
     pub version: u32,
     /// The oldest one.
@@ -93,6 +101,13 @@ pub enum Rejection {
         /// The highest one that was seen.
         seen: u64,
     },
+    /// It knows nothing of an opening that has been seen.
+    OtherLineage {
+        /// Who it says it is.
+        store: StoreId,
+        /// The number of that opening.
+        opening: u64,
+    },
 }
 
 impl fmt::Display for Rejection {
@@ -123,7 +138,11 @@ impl fmt::Display for Rejection {
             ),
             Self::OlderCopy { store, incarnation, seen } => write!(
                 f,
-                "{store} says it was opened {incarnation} times and was seen with {seen}; an older copy of its directory must not come back, start it empty with a new identity"
+                "{store} says it was opened {incarnation} times and was seen with {seen}; {OLDER_COPY}, start it empty with a new identity"
+            ),
+            Self::OtherLineage { store, opening } => write!(
+                f,
+                "{store} was seen with another opening {opening} than it says it had; {OLDER_COPY}, start it empty with a new identity"
             ),
         }
     }
@@ -144,6 +163,10 @@ impl Hello {
             features: self.features,
         };
         out.extend_from_slice(&FORMAT.to_le_bytes());
+        for Opening { number, drawn } in self.lineage.iter() {
+            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&drawn.to_le_bytes());
+        }
         rkyv::api::high::to_bytes_in::<_, rancor::Error>(&stored, out)
             .expect("writing an archive into memory has no way to fail")
     }
@@ -157,6 +180,9 @@ impl Hello {
         if u16::from_le_bytes(*format) != FORMAT {
             return Err(Rejection::NotAHello);
         }
+        let openings = archive.len().checked_sub(size_of::<ArchivedStored>()).ok_or(Rejection::NotAHello)?;
+        let (openings, archive) = archive.split_at(openings);
+        let lineage = lineage(openings).ok_or(Rejection::NotAHello)?;
         let stored =
             rkyv::from_bytes::<Stored, rancor::Failure>(archive).map_err(|_| Rejection::NotAHello)?;
         Ok(Self {
@@ -164,6 +190,7 @@ impl Hello {
             store: StoreId(stored.store),
             target: StoreId(stored.target),
             incarnation: stored.incarnation,
+            lineage,
             version: stored.version,
             version_min: stored.version_min,
             features: stored.features,
@@ -171,12 +198,27 @@ impl Hello {
     }
 }
 
-/// Whether `ours` speaks with `theirs`, and in which version of the protocol. `seen` is the highest incarnation of that store
-/// that was seen before, 0 if none was.
+/// The openings that stand before the archive.
+fn lineage(bytes: &[u8]) -> Option<Lineage> {
+    let (openings, rest) = bytes.as_chunks::<OPENING_BYTES>();
+    let mut lineage = Lineage::default();
+    if !rest.is_empty() || openings.len() > KEPT {
+        return None;
+    }
+    for opening in openings {
+        let [number, drawn] =
+            [0, 8].map(|at| u64::from_le_bytes(opening[at..at + 8].try_into().expect("8 bytes")));
+        lineage.push(Opening { number, drawn }).then_some(())?;
+    }
+    Some(lineage)
+}
+
+/// Whether `ours` speaks with `theirs`, and in which version of the protocol. `seen` is the latest opening of that store that was seen
+/// before, number 0 if none was.
 ///
 /// # Errors
 /// Why not.
-pub fn judge(ours: &Hello, theirs: &Hello, seen: u64) -> Result<u32, Rejection> {
+pub fn judge(ours: &Hello, theirs: &Hello, seen: Opening) -> Result<u32, Rejection> {
     if theirs.cluster != ours.cluster {
         return Err(Rejection::OtherCluster { ours: ours.cluster, theirs: theirs.cluster });
     }
@@ -186,9 +228,12 @@ pub fn judge(ours: &Hello, theirs: &Hello, seen: u64) -> Result<u32, Rejection> 
     if theirs.target != ours.store {
         return Err(Rejection::OtherStore { meant: theirs.target, here: ours.store });
     }
-    if theirs.incarnation < seen {
-        let (store, incarnation) = (theirs.store, theirs.incarnation);
-        return Err(Rejection::OlderCopy { store, incarnation, seen });
+    let store = theirs.store;
+    if theirs.incarnation < seen.number {
+        return Err(Rejection::OlderCopy { store, incarnation: theirs.incarnation, seen: seen.number });
+    }
+    if !theirs.lineage.may_follow(seen) {
+        return Err(Rejection::OtherLineage { store, opening: seen.number });
     }
     let version = ours.version.min(theirs.version);
     if version < ours.version_min.max(theirs.version_min) {
@@ -207,6 +252,7 @@ mod tests {
             store: StoreId(1),
             target: StoreId(2),
             incarnation: 5,
+            lineage: Lineage::default(),
             version: 1,
             version_min: 1,
             features: 0b101,
@@ -221,7 +267,8 @@ mod tests {
 
     #[test]
     fn each_wrong_part_of_an_introduction_has_its_own_refusal() {
-        let ask = |change: fn(&mut Hello), seen| judge(&hello(), &peer(change), seen);
+        let ask =
+            |change: fn(&mut Hello), seen| judge(&hello(), &peer(change), Opening { number: seen, drawn: 0 });
         assert_eq!(ask(|_| {}, 0), Ok(1));
         assert_eq!(ask(|_| {}, 5), Ok(1), "the same start connects again");
         assert_eq!(ask(|_| {}, 6), Err(Rejection::OlderCopy { store: StoreId(2), incarnation: 5, seen: 6 }));
@@ -241,7 +288,15 @@ mod tests {
         let text = Rejection::OtherStore { meant, here }.to_string();
         assert!(text.starts_with("the peer wants store 3, and here is store 2;"), "{text}");
         let text = Rejection::OlderCopy { store: here, incarnation: 1, seen: 2 }.to_string();
-        assert!(text.starts_with("store 2 says it was opened 1 times"), "{text}");
+        assert!(
+            text.starts_with("store 2 says it was opened 1 times") && text.contains(OLDER_COPY),
+            "{text}"
+        );
+        let text = Rejection::OtherLineage { store: here, opening: 7 }.to_string();
+        assert!(
+            text.starts_with("store 2 was seen with another opening 7") && text.contains(OLDER_COPY),
+            "{text}"
+        );
     }
 
     #[test]
@@ -249,7 +304,48 @@ mod tests {
         let ours = Hello { version: 5, version_min: 2, ..hello() };
         for (theirs, expected) in [((1, 3), Some(3)), ((4, 9), Some(5)), ((1, 1), None), ((6, 9), None)] {
             let theirs = peer(|it| (it.version_min, it.version) = theirs);
-            assert_eq!(judge(&ours, &theirs, 0).ok(), expected);
+            assert_eq!(judge(&ours, &theirs, Opening::default()).ok(), expected);
+        }
+    }
+
+    fn of(openings: &[(u64, u64)]) -> Lineage {
+        let mut lineage = Lineage::default();
+        for (number, drawn) in openings {
+            assert!(lineage.push(Opening { number: *number, drawn: *drawn }));
+        }
+        lineage
+    }
+
+    #[test]
+    fn an_older_copy_that_was_opened_as_often_is_refused() {
+        let (store, seen) = (StoreId(2), Opening { number: 5, drawn: 50 });
+        let ask = |incarnation, openings: &[(u64, u64)]| {
+            let lineage = of(openings);
+            judge(&hello(), &peer(|it| (it.incarnation, it.lineage) = (incarnation, lineage)), seen)
+        };
+        assert_eq!(ask(5, &[(4, 40), (5, 50)]), Ok(1));
+        assert_eq!(ask(6, &[(4, 40), (5, 50), (6, 60)]), Ok(1));
+        assert_eq!(ask(6, &[]), Ok(1), "a version that draws nothing");
+        let refused = Err(Rejection::OtherLineage { store, opening: 5 });
+        assert_eq!(ask(5, &[(4, 40), (5, 51)]), refused);
+        assert_eq!(ask(7, &[(4, 40), (5, 51), (6, 61), (7, 71)]), refused);
+    }
+
+    #[test]
+    fn the_openings_are_written_before_the_archive_and_versions_without_them_read_past() {
+        let all: Vec<(u64, u64)> = (1..=20).map(|number| (number, 3 * number)).collect();
+        for openings in [&all[..1], &all[..7], &all] {
+            let said = Hello { lineage: of(openings), ..hello() };
+            let bytes = said.encode(Vec::new());
+            assert_eq!(Hello::decode(&bytes), Ok(said));
+            let before =
+                rkyv::from_bytes::<Stored, rancor::Failure>(&bytes[2..]).expect("the rest is ignored");
+            assert_eq!((before.cluster, before.incarnation, before.features), (77, 5, 0b101));
+            for cut in 0..bytes.len() {
+                assert_ne!(Hello::decode(&bytes[..cut]), Hello::decode(&bytes), "cut at {cut}");
+            }
+            let swapped = [&bytes[..2], &bytes[2..18], &bytes[2..]].concat();
+            assert_eq!(Hello::decode(&swapped), Err(Rejection::NotAHello), "they ascend");
         }
     }
 

@@ -31,6 +31,7 @@ use super::reading::Reading;
 use super::requests::serving;
 use crate::memory::Memory;
 use crate::plant::{Bug, planted};
+use crate::region::lineage::Opening;
 use crate::request::{Op, Outcome, Route};
 use crate::secret::Unproven;
 
@@ -40,21 +41,28 @@ pub(in crate::wire) const HELLO_MAX: Duration = Duration::from_secs(3);
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 const READ_BYTES: usize = 16 << 10;
 
-/// The incarnations that other stores were seen with, the highest of each.
+/// The openings that other stores were seen with, the latest of each.
 #[derive(Debug, Default)]
-pub struct Incarnations(RefCell<BTreeMap<StoreId, u64>>);
+pub struct Incarnations(RefCell<BTreeMap<StoreId, Opening>>);
 
 impl Incarnations {
     /// The highest incarnation that `store` was seen with; 0 if it was not.
     pub fn highest(&self, store: StoreId) -> u64 {
-        self.0.borrow().get(&store).copied().unwrap_or(0)
+        self.latest(store).number
     }
 
-    /// Notes an incarnation.
-    pub fn note(&self, store: StoreId, incarnation: u64) {
+    /// The latest opening that `store` was seen with; number 0 if it was not.
+    pub fn latest(&self, store: StoreId) -> Opening {
+        self.0.borrow().get(&store).copied().unwrap_or_default()
+    }
+
+    /// Notes an opening. What was drawn for one that was seen already is not forgotten.
+    pub fn note(&self, store: StoreId, opening: Opening) {
         let mut seen = self.0.borrow_mut();
-        let highest = seen.entry(store).or_default();
-        *highest = incarnation.max(*highest);
+        let latest = seen.entry(store).or_default();
+        if opening.number > latest.number || (opening.number == latest.number && latest.drawn == 0) {
+            *latest = opening;
+        }
     }
 }
 
@@ -145,7 +153,8 @@ impl Inbound {
         }
         // Where no secret is set, this is all that it can show.
         proved();
-        self.seen.note(theirs.store, theirs.incarnation);
+        let (number, drawn) = (theirs.incarnation, theirs.lineage.drawn_for(theirs.incarnation));
+        self.seen.note(theirs.store, Opening { number, drawn });
         self.counters.accepted.add(1);
         decoder.allow(FRAME_BYTES_MAX);
         Ok(Some((decoder, theirs.store)))
@@ -221,7 +230,7 @@ impl Inbound {
         };
         let judged = theirs.and_then(|theirs| {
             let ours = self.speaker.hello(theirs.store);
-            hello::judge(&ours, &theirs, self.seen.highest(theirs.store))?;
+            hello::judge(&ours, &theirs, self.seen.latest(theirs.store))?;
             Ok((ours, theirs))
         });
         match judged {

@@ -32,7 +32,7 @@ use scheduler::StoreId;
 use super::book::AddressBook;
 use super::counters::{CountByKind, PeerCounters};
 use super::frame::{self, BadFrame, FrameKind};
-use super::hello::Rejection;
+use super::hello::{OLDER_COPY, Rejection};
 use super::messages::{MessageBatch, message_bytes};
 use super::notice::Notice;
 use super::open::{Purpose, Speaker, open};
@@ -155,6 +155,8 @@ pub struct PeerLinks {
     counters: Rc<PeerCounters>,
     queues: RefCell<BTreeMap<StoreId, Rc<Queue>>>,
     unreachable: RefCell<BTreeSet<StoreId>>,
+    /// What a store has said that refuses this one as an older copy of itself.
+    disowned: RefCell<Option<String>>,
     notice: Notice,
 }
 
@@ -218,6 +220,7 @@ impl PeerLinks {
             counters: Rc::default(),
             queues: RefCell::default(),
             unreachable: RefCell::default(),
+            disowned: RefCell::default(),
             notice: Notice::default(),
         })
     }
@@ -345,6 +348,11 @@ impl PeerLinks {
                 }
             }
         }
+        if let LinkError::Refused(reason) = error
+            && reason.contains(OLDER_COPY)
+        {
+            *self.disowned.borrow_mut() = Some(format!("{to} says: {reason}"));
+        }
         self.book.failed(to);
         self.counters.dropped_unreachable.add(unsent);
         self.counters.dropped_unreachable.add(&queue.clear());
@@ -368,6 +376,10 @@ impl Transport for Rc<PeerLinks> {
 
     fn take_unreachable(&self) -> BTreeSet<StoreId> {
         PeerLinks::take_unreachable(self)
+    }
+
+    fn take_disowned(&self) -> Option<String> {
+        self.disowned.take()
     }
 
     fn take_spoken_to(&self) -> Vec<StoreId> {

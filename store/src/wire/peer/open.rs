@@ -18,6 +18,7 @@ use super::book::AddressBook;
 use super::frame::{self, Decoder, FrameKind};
 use super::hello::{self, Hello, Rejection};
 use super::link::LinkError;
+use crate::region::lineage::{Lineage, Opening};
 use crate::secret::ClusterSecret;
 
 /// An introduction is at most this long, bytes.
@@ -83,6 +84,8 @@ pub struct Speaker {
     pub store: StoreId,
     /// How often its log has been opened.
     pub incarnation: u64,
+    /// The latest of those openings; none where the connection is for nothing but the introduction.
+    pub lineage: Lineage,
 }
 
 impl Speaker {
@@ -93,6 +96,7 @@ impl Speaker {
             store: self.store,
             target,
             incarnation: self.incarnation,
+            lineage: self.lineage,
             version: hello::VERSION,
             version_min: hello::VERSION_MIN,
             features: 0,
@@ -146,7 +150,7 @@ pub async fn introduce(
             if theirs.store != to {
                 return Err(Rejection::OtherStore { meant: to, here: theirs.store }.into());
             }
-            hello::judge(&ours, &theirs, 0)?;
+            hello::judge(&ours, &theirs, Opening::default())?;
             Ok(stream)
         }
         FrameKind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),

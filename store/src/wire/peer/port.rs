@@ -218,6 +218,7 @@ mod tests {
 
     use super::*;
     use crate::memory::{Memory, MemoryLimits, Pool};
+    use crate::region::lineage::Lineage;
     use crate::secret::ClusterSecret;
     use crate::shard::stop_tests::{options, regions};
     use crate::wire::peer::book::AddressBook;
@@ -229,7 +230,13 @@ mod tests {
     const INPUT_BYTES: usize = 16 << 20;
 
     fn speaker(store: u64) -> Speaker {
-        Speaker { secret: None, cluster: 7, store: StoreId(store), incarnation: 1 }
+        Speaker {
+            secret: None,
+            cluster: 7,
+            store: StoreId(store),
+            incarnation: 1,
+            lineage: Lineage::default(),
+        }
     }
 
     fn secret() -> Option<ClusterSecret> {

@@ -20,6 +20,7 @@ use super::link::{IDLE_MAX, PeerLinks, QUEUE_MESSAGES_MAX};
 use super::messages::MessageBatch;
 use super::open::{self, Begins, PREFACE_BYTES, Purpose, Speaker};
 use crate::memory::{Memory, MemoryLimits};
+use crate::region::lineage::Lineage;
 use crate::region::message::{Body as Content, PeerMessage};
 use crate::request::{Op, Outcome, Route};
 
@@ -27,7 +28,7 @@ const PREFACE: &[u8; PREFACE_BYTES] = Purpose::Messages.preface();
 const PORT: u16 = 20_161;
 
 fn speaker(store: u64) -> Speaker {
-    Speaker { secret: None, cluster: 7, store: StoreId(store), incarnation: 3 }
+    Speaker { secret: None, cluster: 7, store: StoreId(store), incarnation: 3, lineage: Lineage::default() }
 }
 
 /// A message from store 1 to store 2.

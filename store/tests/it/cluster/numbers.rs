@@ -7,6 +7,7 @@ use std::time::Duration;
 use engine::rt::Rt;
 use engine::rt::sim::{Options, World};
 use scheduler::{Epoch, PeerId, StoreId};
+use store::region::lineage::Lineage;
 use store::region::message::{Body, PeerMessage};
 use store::shard::Shard;
 use store::wire::board::CoreReport;
@@ -80,7 +81,7 @@ async fn talk_nonsense(
     to: StoreId,
     (store, incarnation): (StoreId, u64),
 ) {
-    let speaker = Speaker { secret: None, cluster: 7, store, incarnation };
+    let speaker = Speaker { secret: None, cluster: 7, store, incarnation, lineage: Lineage::default() };
     let mut stream =
         introduce(&rt, Purpose::Messages, &speaker, &addr.to_string(), to).await.expect("it is welcome");
     stream.write_all(&[0xff; 64]).await.expect("it is connected");

@@ -14,6 +14,7 @@ mod merges;
 mod named;
 pub(crate) mod nodes;
 mod numbers;
+mod older;
 mod places;
 mod refused;
 mod replaced;

@@ -10,6 +10,7 @@ use engine::rt::sim::{Options, World};
 use scheduler::StoreId;
 use store::config::Config;
 use store::plant::{self, Bug};
+use store::region::lineage::Lineage;
 use store::secret::{ClusterSecret, Exchange, Side};
 use store::wire::grpc::Code;
 use store::wire::pd::client::{CallError, SchedulerClient};
@@ -146,7 +147,8 @@ fn every_connection_between_stores_needs_the_secret() {
     let cluster = cluster(&world, members[0].pd());
     let known = stores(&world, members[0].pd());
     let (to, from) = (StoreId(known[0].0), StoreId(known[1].0));
-    let speaker = |secret| Speaker { secret, cluster, store: from, incarnation: 1000 };
+    let speaker =
+        |secret| Speaker { secret, cluster, store: from, incarnation: 1000, lineage: Lineage::default() };
     for purpose in PURPOSES {
         for (theirs, why) in
             [(None, "does not prove that it has it"), (Some(secret(OTHER)), "another cluster_secret")]
@@ -201,7 +203,13 @@ fn whoever_is_refused_is_named_by_address_at_every_entrance() {
         is_said("a connection");
         for purpose in PURPOSES {
             for theirs in [None, Some(secret(OTHER))] {
-                let speaker = Speaker { secret: theirs, cluster, store: from, incarnation: 1000 };
+                let speaker = Speaker {
+                    secret: theirs,
+                    cluster,
+                    store: from,
+                    incarnation: 1000,
+                    lineage: Lineage::default(),
+                };
                 introduced(&world, (&members[0], to), purpose, speaker).expect_err("it proves nothing");
                 is_said("a connection of a peer");
             }
@@ -217,7 +225,8 @@ fn without_a_secret_there_is_nothing_to_prove() {
     let known = stores(&world, members[0].pd());
     let (to, from) = (StoreId(known[0].0), StoreId(known[1].0));
     for purpose in PURPOSES {
-        let speaker = |secret| Speaker { secret, cluster, store: from, incarnation: 1000 };
+        let speaker =
+            |secret| Speaker { secret, cluster, store: from, incarnation: 1000, lineage: Lineage::default() };
         match introduced(&world, (&members[0], to), purpose, speaker(Some(secret(SECRET)))) {
             Err(LinkError::Refused(said)) => assert!(said.contains("it connects to has none"), "{said}"),
             other => panic!("{purpose:?}: {other:?}"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use engine::rt::sim::World;
 use scheduler::StoreId;
+use store::region::lineage::Lineage;
 use store::wire::peer::frame::{self, Decoder, FrameKind};
 use store::wire::peer::messages::MessageBatch;
 use store::wire::peer::open::{Purpose, Speaker, introduce};
@@ -20,7 +21,8 @@ fn speak(world: &World, cluster: u64, store: u64, (member, target): (&Member, u6
     let address = member.node.addr(2001).to_string();
     beside(world, move |rt| async move {
         let (from, to) = (StoreId(store), StoreId(target));
-        let speaker = Speaker { secret: None, cluster, store: from, incarnation: 1000 };
+        let speaker =
+            Speaker { secret: None, cluster, store: from, incarnation: 1000, lineage: Lineage::default() };
         let mut stream =
             introduce(&rt, Purpose::Messages, &speaker, &address, to).await.expect("it says who is there");
         let mut bytes = Vec::new();

@@ -20,6 +20,7 @@ use super::codec::{
 use super::serving::RUNNING_MAX;
 use crate::memory::{ITEM_BYTES, Memory, MemoryLimits};
 use crate::refusal::Refusal;
+use crate::region::lineage::Lineage;
 use crate::request::{
     Atomic, Change, ExpireWhen, Expiry, KeyExpiry, Op, Out, Outcome, Route, Scan, Seen, When,
 };
@@ -310,7 +311,13 @@ async fn accept_within(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool, me
     });
     let inbound = Inbound {
         rt: rt.clone(),
-        speaker: Speaker { secret: None, cluster: 7, store: StoreId(2), incarnation: 1 },
+        speaker: Speaker {
+            secret: None,
+            cluster: 7,
+            store: StoreId(2),
+            incarnation: 1,
+            lineage: Lineage::default(),
+        },
         seen: Rc::new(Incarnations::default()),
         book,
         counters: Rc::new(PeerCounters::default()),
@@ -369,7 +376,12 @@ fn requests(rt: &Rt, addr: SocketAddr) -> Rc<Requests> {
 fn requests_of(rt: &Rt, addr: SocketAddr, store: StoreId) -> Rc<Requests> {
     let book = Rc::new(AddressBook::default());
     book.set(StoreId(2), &addr.to_string());
-    Requests::new(rt, Speaker { secret: None, cluster: 7, store, incarnation: 1 }, book, Memory::unbounded())
+    Requests::new(
+        rt,
+        Speaker { secret: None, cluster: 7, store, incarnation: 1, lineage: Lineage::default() },
+        book,
+        Memory::unbounded(),
+    )
 }
 
 fn ask(requests: &Rc<Requests>, op: Op) -> Pending<Outcome> {
