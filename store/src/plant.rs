@@ -79,6 +79,12 @@ pub enum Bug {
     NonceKept,
     /// A node that joins may have the address of a store that has joined.
     AddressGivenAway,
+    /// A node one of whose stores was taken out of use is refused as one that has none left.
+    OneGoneEndsStart,
+    /// A node none of whose stores is in use starts.
+    NoneLeftStarts,
+    /// The answer to a beat does not say that a store was taken out of use.
+    GoneNotSaid,
     /// A store that moves is not looked for where it was.
     OldPlaceNotAsked,
     /// A directory that has an identity is not compared with the cluster that it is to join.

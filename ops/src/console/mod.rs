@@ -229,15 +229,16 @@ fn phase(phase: Phase) -> &'static str {
 
 /// What is known of this node without asking any other.
 fn this_node(about: &About) -> Value {
-    let (reports, now) = (about.board.read(), about.movement.now());
+    let (reports, gone, now) = (about.board.read(), about.board.gone(), about.movement.now());
     let lately = about.recent.lock().unwrap_or_else(PoisonError::into_inner).lately();
     let (still, stalls) = (about.movement.still(), about.movement.stalls());
+    let here = |store: &StoreNumbers| store_here(store, now, gone.contains(&store.store));
     let core = |report: &CoreReport| {
         let still =
             still.iter().find(|(core, _)| *core == report.core).map(|(_, still)| still.as_millis() as u64);
         let stalls = stalls.iter().find(|(core, _)| *core == report.core).map(|(_, count)| *count);
         json!({
-            "core": report.core, "stores": report.stores.iter().map(|store| store_here(store, now)).collect::<Vec<_>>(),
+            "core": report.core, "stores": report.stores.iter().map(here).collect::<Vec<_>>(),
             "busy_percent": lately.busy.get(&report.core).map(|busy| (busy * 1000.0).round() / 10.0),
             "still_ms": still, "stalls": stalls,
             "connections": report.resp.open + report.grpc.connections as u64,
@@ -251,9 +252,9 @@ fn this_node(about: &About) -> Value {
 }
 
 /// How a store of this node does.
-fn store_here(store: &StoreNumbers, now: Mono) -> Value {
-    let problem = store.problem(now);
-    let words = problem.clone().unwrap_or_else(|| "serves everything".to_owned());
+fn store_here(store: &StoreNumbers, now: Mono, gone: bool) -> Value {
+    let well = if gone { "was taken out of use" } else { "serves everything" };
+    let words = store.problem(now).unwrap_or_else(|| well.to_owned());
     json!({
         "store": store.store, "state": store.health.standing.name(), "words": words, "note": store.health.note(),
         "regions": store.groups.regions, "leaders": store.groups.leaders, "asleep": store.groups.asleep,

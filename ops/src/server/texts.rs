@@ -42,7 +42,7 @@ pub(super) fn meanings() -> String {
     text
 }
 
-/// What a new user needs to know, one `key: value` per line, what does not work with its reason, and `ready` at the end.
+/// What a new user needs to know, one `key: value` per line, what does not work with its reason, what is to be known, and `ready` at the end.
 pub(super) fn banner(
     config: &Config,
     (node_id, addresses): (u64, &Addresses),
@@ -66,9 +66,9 @@ pub(super) fn banner(
     for (key, value) in rows {
         text.push_str(&format!("{:<9} {value}\n", format!("{key}:")));
     }
-    for Condition { name, problem, note: _ } in conditions {
-        if let Some(problem) = problem {
-            text.push_str(&format!("{:<9} {name}: {problem}\n", "trouble:"));
+    for Condition { name, problem, note } in conditions {
+        for (key, said) in [("trouble:", problem), ("note:", note)] {
+            text.extend(said.as_ref().map(|said| format!("{key:<9} {name}: {said}\n")));
         }
     }
     text.push_str("ready\n");
@@ -98,6 +98,25 @@ fn next_command(resp: SocketAddr, has_password: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_banner_says_what_does_not_work_and_what_is_to_be_known() {
+        let addr: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let addresses = Addresses { pd: addr, stores: vec![addr], resp: addr };
+        let condition = |name: &str, problem: Option<&str>, note: Option<&str>| Condition {
+            name: name.to_owned(),
+            problem: problem.map(str::to_owned),
+            note: note.map(str::to_owned),
+        };
+        let conditions = [
+            condition("store-1", None, None),
+            condition("store-2", None, Some("it is gone")),
+            condition("core-1", Some("it is stuck"), None),
+        ];
+        let text = banner(&Config::default(), (7, &addresses), addr, &conditions);
+        let said: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("next:")).skip(1).collect();
+        assert_eq!(said, ["note:     store-2: it is gone", "trouble:  core-1: it is stuck", "ready"]);
+    }
 
     #[test]
     fn the_console_is_where_a_browser_can_open_it() {

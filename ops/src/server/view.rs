@@ -6,7 +6,7 @@ use std::time::Duration;
 use engine::rt::Mono;
 use store::config::Config;
 use store::node::movement::Movement;
-use store::node::{Addresses, Node};
+use store::node::{Addresses, NONE_IN_USE, Node, OUT_OF_USE};
 use store::publish::{NodeFacts, Publisher, log_write_ages};
 use store::shard::counters::StoreNumbers;
 use store::wire::admin::{Condition, SharedPhase, json_string};
@@ -81,24 +81,23 @@ impl View {
     }
 
     pub(super) fn conditions(&self) -> Vec<Condition> {
-        let reports = self.board.read();
+        let (reports, gone, now) = (self.board.read(), self.board.gone(), self.movement.now());
         let stores = reports.iter().flat_map(|core| &core.stores);
-        let now = self.movement.now();
-        let condition = |store: &StoreNumbers| Condition {
-            name: format!("store-{}", store.store),
-            problem: store.problem(now),
-            note: store.health.note(),
-        };
+        let condition = |store: &StoreNumbers| store_condition(store, now, gone.contains(&store.store));
+        let none = (gone.len() >= self.addresses.stores.len()).then(|| NONE_IN_USE.to_owned());
+        let all =
+            none.map(|problem| Condition { name: "stores".to_owned(), problem: Some(problem), note: None });
         let still = self.movement.still().into_iter().map(|(core, still)| still_condition(core, still));
-        stores.map(condition).chain(still).collect()
+        stores.map(condition).chain(all).chain(still).collect()
     }
 
     pub(super) fn status(&self) -> String {
         let stores: Vec<String> =
             self.addresses.stores.iter().map(|addr| json_string(&addr.to_string())).collect();
-        let (reports, now) = (self.board.read(), self.movement.now());
+        let (reports, gone, now) = (self.board.read(), self.board.gone(), self.movement.now());
+        let stores_now = reports.iter().flat_map(|core| &core.stores);
         let health: Vec<String> =
-            reports.iter().flat_map(|core| &core.stores).map(|store| store_health(store, now)).collect();
+            stores_now.map(|store| store_health(store, now, gone.contains(&store.store))).collect();
         format!(
             "{{\"version\":{},\"node\":\"{}\",\"pd\":{},\"resp\":{},\"stores\":[{}],\"health\":[{}]}}\n",
             json_string(env!("CARGO_PKG_VERSION")),
@@ -111,14 +110,28 @@ impl View {
     }
 }
 
+/// What readiness says of a store. On one that is out of use for good nothing depends.
+fn store_condition(store: &StoreNumbers, now: Mono, gone: bool) -> Condition {
+    let (problem, note) = (store.problem(now), store.health.note());
+    let (problem, note) = match gone {
+        true => {
+            let said: Vec<String> =
+                [Some(OUT_OF_USE.to_owned()), problem, note].into_iter().flatten().collect();
+            (None, Some(said.join("; ")))
+        }
+        false => (problem, note),
+    };
+    Condition { name: format!("store-{}", store.store), problem, note }
+}
+
 /// What the status page says of a store: the same that readiness depends on.
-fn store_health(store: &StoreNumbers, now: Mono) -> String {
+fn store_health(store: &StoreNumbers, now: Mono, gone: bool) -> String {
     let problem = store.problem(now).as_deref().map_or_else(|| "null".to_owned(), json_string);
     let standing = json_string(store.health.standing.name());
     let in_doubt = store.health.in_doubt.as_deref().map_or_else(|| "null".to_owned(), json_string);
     let waits = store.health.waits.as_deref().map_or_else(|| "null".to_owned(), json_string);
     format!(
-        "{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem},\"in_doubt\":{in_doubt},\"waits\":{waits}}}",
+        "{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem},\"in_doubt\":{in_doubt},\"waits\":{waits},\"gone\":{gone}}}",
         store.store
     )
 }
@@ -142,8 +155,23 @@ fn keys(config: &Config) -> Keys {
 #[cfg(test)]
 mod tests {
     use store::secret::ClusterSecret;
+    use store::shard::health::HealthReport;
 
     use super::*;
+
+    #[test]
+    fn nothing_depends_on_a_store_that_is_out_of_use() {
+        let stopped = StoreNumbers {
+            store: 7,
+            health: HealthReport::fenced("it is damaged".to_owned()),
+            ..StoreNumbers::default()
+        };
+        let Condition { name, problem, note } = store_condition(&stopped, Mono::default(), false);
+        assert_eq!((&name[..], problem.as_deref(), note), ("store-7", Some("it is damaged"), None));
+        let Condition { name: _, problem, note } = store_condition(&stopped, Mono::default(), true);
+        assert_eq!((problem, note), (None, Some(format!("{OUT_OF_USE}; it is damaged"))));
+        assert!(store_health(&stopped, Mono::default(), true).contains("\"gone\":true"));
+    }
 
     #[test]
     fn keys_are_shown_where_they_could_be_had_anyway() {

@@ -290,6 +290,60 @@ fn a_node_whose_stores_were_taken_out_of_use_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_node_goes_on_without_a_store_that_was_taken_out_of_use_and_names_it() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return;
+    }
+    let directories = [directory(), directory()];
+    let first = join(&directories[0], None);
+    let mut options = options(&directories[1]);
+    let one = options.arguments.iter().position(|word| word == "cores=1").expect("how tests start nodes");
+    options.arguments[one] = "cores=2".into();
+    options.arguments.extend(["--join".to_owned(), first.pd.to_string()]);
+    let start = || Node::start(&options).unwrap_or_else(|error| panic!("{error}"));
+    let second = start();
+    let (_, text) = ctl(first.pd, &["stores"]);
+    let id = |line| text.lines().nth(line).and_then(|line| line.split_whitespace().next()).expect("a store");
+    let ids = [id(2), id(3)];
+    let log = || std::fs::read_to_string(directories[1].path().join("node.log")).expect("a log");
+    let lines = |id: &str| {
+        let is_said = |line: &&str| line.contains("is gone: it was taken out") && line.contains(id);
+        log().lines().filter(is_said).count()
+    };
+    let take_out = |id: &str, times: usize| {
+        let (done, text) = ctl(first.pd, &["store", "remove", id, "--yes"]);
+        assert!(done, "{text}");
+        let is_said = |_| {
+            pause(Duration::from_millis(20));
+            lines(id) == times
+        };
+        assert!((0..3000).any(is_said), "{}", log());
+    };
+    let shows = |node: &Node, id: &str| {
+        let status: serde_json::Value = serde_json::from_str(&get(node.status, "/status").1).expect("JSON");
+        let health = status["health"].as_array().expect("a row for each store");
+        health.iter().find(|row| row["store"] == id).expect("its row")["gone"] == true
+    };
+    let note = "was taken out of use for good, holds nothing";
+    take_out(ids[1], 1);
+    assert_eq!(get(second.status, "/ready").0, 200, "the other one serves");
+    second.process.terminate(Duration::from_secs(30)).expect("it drains");
+    let second = start();
+    let (status, verbose) = get(second.status, "/ready?verbose");
+    assert!(status == 200 && verbose.contains(note), "{verbose}");
+    assert!(shows(&second, ids[1]) && !shows(&second, ids[0]));
+    resp(second.resp, "SET a 1", "+OK\r\n");
+    assert_eq!(lines(ids[1]), 2, "once in each life: {}", log());
+    take_out(ids[0], 1);
+    let (status, verbose) = get(second.status, "/ready?verbose");
+    assert!(status == 503 && verbose.contains("all stores of this node were taken out of use"), "{verbose}");
+    assert!(log().contains("all stores of this node were taken out of use"), "{}", log());
+    second.process.terminate(Duration::from_secs(30)).expect("it drains");
+    let said = Node::start(&options).expect_err("it has none left").to_string();
+    assert!(said.contains("start its node on an empty directory with --join"), "{said}");
+}
+
+#[test]
 fn a_region_is_split_at_a_key_with_any_byte_and_without_data_nowhere() {
     let directory = directory();
     let node = join(&directory, None);

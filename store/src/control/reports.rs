@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   data core ── Beat { stores: [ StoreBeat { descriptor, report, regions } ], wanted } ──▶ control
-//!             ◀── BeatAnswer { instructions, addresses, unknown } ──────────────────────────┘
+//!             ◀── BeatAnswer { instructions, addresses, unknown, gone } ────────────────────┘
 //! ```
 //!
 //! A beat says everything that its core knows now, so a newer one makes an older one superfluous. The sender waits for room in
@@ -15,7 +15,9 @@
 use std::fmt;
 
 use engine::rt::chan::{self, Receiver, Sender, TrySend};
-use scheduler::{Instruction, NodeId, RegionReport, StateCommand, StoreDescriptor, StoreId, StoreReport};
+use scheduler::{
+    Instruction, Lifecycle, NodeId, RegionReport, StateCommand, StoreDescriptor, StoreId, StoreReport,
+};
 
 use super::{Control, time};
 use crate::plant::{Bug, planted};
@@ -48,12 +50,14 @@ pub struct BeatAnswer {
     pub members: Vec<(NodeId, String)>,
     /// Wanted stores that have not joined.
     pub unknown: Vec<StoreId>,
+    /// Stores of the beat that were taken out of use for good; nothing that they report counts. It is said to their node, and to no core.
+    pub gone: Vec<StoreId>,
 }
 
 impl BeatAnswer {
     /// Whether it says nothing to a core.
     pub fn is_empty(&self) -> bool {
-        let Self { instructions, addresses, members: _, unknown } = self;
+        let Self { instructions, addresses, members: _, unknown, gone: _ } = self;
         instructions.is_empty() && addresses.is_empty() && unknown.is_empty()
     }
 }
@@ -143,6 +147,10 @@ impl Control {
         let budget = self.0.rt.budget();
         let mut answer = BeatAnswer::default();
         for StoreBeat { descriptor, report, regions } in stores {
+            if self.is_gone(descriptor.id) {
+                answer.gone.extend((!planted(Bug::GoneNotSaid)).then_some(descriptor.id));
+                continue;
+            }
             self.report_store(report);
             for region in regions {
                 let instruction = self.report_region(region);
@@ -191,6 +199,13 @@ impl Control {
             }
             control.0.entering.borrow_mut().remove(&store);
         }));
+    }
+
+    /// Whether a store was taken out of use for good, as far as the state is known.
+    fn is_gone(&self, store: StoreId) -> bool {
+        let lifecycle =
+            self.0.state.known(|image| image.stores.get(&store).map(|known| known.lifecycle)).flatten();
+        lifecycle == Some(Lifecycle::Tombstone)
     }
 
     fn report_store(&self, report: StoreReport) {

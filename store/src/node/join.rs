@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A crash before IDENT leaves an empty directory, and ids that are never used. One after it leaves a directory that goes on with the ids
-//! in it, and needs no flag. A refusal of the registration ends the start, because a store that the cluster refuses must not speak;
-//! a scheduler that does not answer does not, because a member of a cluster that starts anew cannot wait for the others.
+//! in it, and needs no flag. A refusal of the registration ends the start, because a store that the cluster refuses must not speak. One
+//! that was taken out of use for good has nothing to say: the others of its node serve ([`standing`](super::standing)). A scheduler that does not answer does not, because a member of a cluster that starts anew cannot wait for the others.
 //!
 //! While the node serves, beats of its cores go to the scheduler, the newest of each core: here, if it is hosted here, or else to the node
 //! that hosts it, one at a time. Each answer goes back to its core, and says where the scheduler may be when it moves. Nothing of them is kept: a beat that does not get through is followed by the next. Questions of its cores about regions that are
@@ -32,12 +32,13 @@ use super::StartError;
 use super::contacts::Keeper;
 use super::hosting::Host;
 use super::identity::{Ident, Identity};
+use super::standing::Standing;
 use crate::config::{Config, Limits};
 use crate::control::{Beat, BeatAnswer, hand_out, locate};
 use crate::plant::{Bug, planted};
 use crate::secret::ClusterSecret;
 use crate::wire::grpc::Code;
-use crate::wire::pd::client::{CallError, Joined, Places, SchedulerClient};
+use crate::wire::pd::client::{CallError, Joined, Places, Registered, SchedulerClient};
 
 /// How long a start waits for the scheduler to enter its stores.
 const REGISTER_MAX: Duration = Duration::from_secs(20);
@@ -84,7 +85,7 @@ fn cannot(error: &CallError) -> StartError {
 }
 
 /// Why the stores are refused, of a node that joins as of one that comes back and has joined nothing now.
-fn not_entered(error: &CallError) -> StartError {
+fn not_entered(error: impl fmt::Display) -> StartError {
     StartError(format!("the cluster does not take this node's stores: {error}"))
 }
 
@@ -127,13 +128,14 @@ pub(super) struct Remote {
     client: SchedulerClient,
     /// For questions, which do not wait for beats.
     map: SchedulerClient,
-    identity: Identity,
+    /// Its stores, and which of them are still in use.
+    standing: Standing,
     /// Where this node serves the PD API.
     place: String,
     contacts: Keeper,
     /// Where each store is reached, by number; empty before they serve.
     addresses: RefCell<Vec<String>>,
-    /// Whether the scheduler has entered all stores.
+    /// Whether the scheduler has entered all stores that are in use.
     registered: Cell<bool>,
     entered: Bell,
     said: Cell<Option<Mono>>,
@@ -141,7 +143,7 @@ pub(super) struct Remote {
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "node {} at {:?}", self.identity.node, self.client)
+        write!(f, "node {} at {:?}", self.standing.identity().node, self.client)
     }
 }
 
@@ -149,7 +151,7 @@ impl Remote {
     /// To the scheduler that `host` hosts, or else at one of `places`. This node serves the PD API at `place`.
     pub(super) fn new(
         rt: &Rt,
-        identity: &Identity,
+        standing: Standing,
         host: Host,
         (places, place): (Places, String),
         secret: Option<ClusterSecret>,
@@ -161,7 +163,7 @@ impl Remote {
             client: SchedulerClient::new(rt, places.clone(), secret),
             map: SchedulerClient::new(rt, places.clone(), secret),
             places,
-            identity: identity.clone(),
+            standing,
             place,
             contacts,
             addresses: RefCell::default(),
@@ -175,7 +177,7 @@ impl Remote {
     /// scheduler that is hosted here needs none of it.
     ///
     /// # Errors
-    /// The scheduler refuses a store.
+    /// The scheduler refuses a store, or all of them were taken out of use.
     pub(super) async fn register(&self, addresses: Vec<String>) -> Result<(), StartError> {
         *self.addresses.borrow_mut() = addresses;
         let began = self.rt.now();
@@ -184,10 +186,10 @@ impl Remote {
                 return Ok(());
             }
             match self.register_once().await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return self.standing.check().map_err(not_entered),
                 // While the leader changes this node may have been asked itself.
                 Err(CallError::Refused(_)) if self.host.control().is_some() => return Ok(()),
-                Err(error @ CallError::Refused(_)) => return Err(not_entered(&error)),
+                Err(error @ CallError::Refused(_)) => return Err(not_entered(error)),
                 Err(error @ CallError::Unreachable(_)) if self.rt.now().since(began) > REGISTER_MAX => {
                     tracing::warn!(%error, "the node serves, and its stores are not registered; that is tried on");
                     return Ok(());
@@ -200,8 +202,15 @@ impl Remote {
     async fn register_once(&self) -> Result<(), CallError> {
         let addresses = self.addresses.borrow().clone();
         for (index, address) in addresses.iter().enumerate() {
-            let (store, node) = (self.identity.store_id(index), NodeId(self.identity.node));
-            self.client.put_store(self.identity.cluster, store, node, address.clone()).await?;
+            let Identity { cluster, node, stores: _, first_store: _ } = *self.standing.identity();
+            let store = self.standing.identity().store_id(index);
+            if self.standing.is_gone(store) {
+                continue;
+            }
+            match self.client.put_store(cluster, store, NodeId(node), address.clone()).await? {
+                Registered::InUse => {}
+                Registered::OutOfUse => self.standing.note_gone(store),
+            }
         }
         self.registered.set(!addresses.is_empty());
         self.entered.ring();
@@ -226,8 +235,8 @@ impl Remote {
             newest.extend(arrived.drain(..).map(|beat| (beat.core, beat)));
             if let Some(control) = self.host.control() {
                 for (core, beat) in std::mem::take(&mut newest) {
-                    let answer = control.take(beat).await;
-                    self.contacts.learn_stores(&answer.addresses);
+                    let answer = control.take(self.standing.in_use(beat)).await;
+                    self.learn_stores(&answer);
                     self.learn_members(&control.others());
                     hand_out(&answers, core, answer);
                 }
@@ -238,10 +247,16 @@ impl Remote {
             }
             if self.registered.get() {
                 for (core, beat) in std::mem::take(&mut newest) {
-                    self.report(core, &beat, &answers).await;
+                    self.report(core, &self.standing.in_use(beat), &answers).await;
                 }
             }
         }
+    }
+
+    /// Notes where stores are, and which of this node's are out of use.
+    fn learn_stores(&self, answer: &BeatAnswer) {
+        self.contacts.learn_stores(&answer.addresses);
+        answer.gone.iter().for_each(|store| self.standing.note_gone(*store));
     }
 
     /// Notes where the scheduler may be when it is not where it is now, over restarts, too.
@@ -256,11 +271,11 @@ impl Remote {
 
     /// Sends one beat to the scheduler on another node.
     async fn report(&self, core: usize, beat: &Beat, answers: &[Sender<BeatAnswer>]) {
-        let Identity { cluster, node, stores: _, first_store: _ } = self.identity;
+        let Identity { cluster, node, stores: _, first_store: _ } = *self.standing.identity();
         match self.client.report(cluster, NodeId(node), &self.place, beat).await {
             Ok(_) if planted(Bug::AnswersLost) => {}
             Ok(answer) => {
-                self.contacts.learn_stores(&answer.addresses);
+                self.learn_stores(&answer);
                 self.learn_members(&answer.members);
                 hand_out(answers, core, answer);
             }
@@ -297,7 +312,7 @@ impl Remote {
     async fn where_is(&self, key: Vec<u8>) -> locate::Regions {
         let found = match self.host.control() {
             Some(control) => Ok(control.locate(&key, locate::REGIONS_MAX)),
-            None => self.map.locate(self.identity.cluster, key, locate::REGIONS_MAX).await,
+            None => self.map.locate(self.standing.identity().cluster, key, locate::REGIONS_MAX).await,
         };
         found.unwrap_or_else(|error| {
             self.note(Some(error));
@@ -310,7 +325,7 @@ impl Remote {
         match self.host.control() {
             Some(control) => control.ask_splits(region, count).await.map_err(|error| error.to_string()),
             None => {
-                let parts = self.map.parts(self.identity.cluster, region, count).await;
+                let parts = self.map.parts(self.standing.identity().cluster, region, count).await;
                 parts.map_err(|error| error.to_string())
             }
         }

@@ -29,6 +29,7 @@ mod scheduler_shard;
 mod serve;
 mod setup;
 mod siblings;
+mod standing;
 pub mod start;
 pub mod state_host;
 mod vouchers;
@@ -50,6 +51,7 @@ use drain::GRACE;
 use identity::Identity;
 use movement::{Movement, Stalls};
 pub use root::{CoreWork, NodeRequest, Setup, Shards, Started, run};
+pub use standing::{NONE_IN_USE, OUT_OF_USE};
 
 /// A running node, as the thread that started it sees it. Dropping it without [`Node::drain`] leaves its executors to the end of
 /// the process.

@@ -31,7 +31,9 @@ pub(super) async fn follow(
     pace: Rc<BeatPace>,
 ) {
     let repeats = Repeats::default();
-    while let Some(BeatAnswer { instructions, addresses, members: _, unknown }) = answers.recv().await {
+    while let Some(BeatAnswer { instructions, addresses, members: _, unknown, gone: _ }) =
+        answers.recv().await
+    {
         for (store, address) in addresses {
             if planted(Bug::AddressesLost) {
                 continue;

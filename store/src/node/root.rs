@@ -249,7 +249,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
         let speaker = speaker(&plan, &counts);
         let (map, ends) = ((questions, reply_to), StateEnds { asks, news, fence });
         let beats = (beats, answer_to, contacts);
-        let place = scheduler.open(rt, (&config, &plan), ends, speaker, beats, map).await?;
+        let place = scheduler.open(rt, (&config, &plan, &board), ends, speaker, beats, map).await?;
         confirm::confirm(rt, &opened, counts, place.next_id, &plan.shard.openings).await?;
         publish(&goes, &places);
         let stores = cores.serving(plan.identity.stores).await?;

@@ -25,6 +25,7 @@ use super::join::Remote;
 use super::listen::CannotListen;
 use super::report::REPORT_EVERY;
 use super::serve::advertised;
+use super::standing::Standing;
 use super::{StartError, bootstrap};
 use crate::config::Config;
 use crate::control::{Ask, Beat, BeatAnswer, Control, Member, News, locate};
@@ -100,7 +101,7 @@ impl Bound {
     pub(super) async fn open(
         self,
         rt: &Rt,
-        (config, plan): (&Config, &Plan),
+        (config, plan, board): (&Config, &Plan, &Board),
         ends: StateEnds,
         speaker: Option<Speaker>,
         (beats, answers, contacts): (Receiver<Beat>, Vec<Sender<BeatAnswer>>, Keeper),
@@ -134,8 +135,8 @@ impl Bound {
         let places = Places::new(others.into_iter().chain(plan.schedulers.iter().map(SocketAddr::to_string)));
         let host = Host::start(rt, config, means, speaker, ends.news);
         let next_id = host.settled().await?;
-        let remote =
-            Remote::new(rt, &plan.identity, host.clone(), (places.clone(), place), plan.secret, contacts);
+        let standing = Standing::new(&plan.identity, board);
+        let remote = Remote::new(rt, standing, host.clone(), (places.clone(), place), plan.secret, contacts);
         rt.spawn(remote.clone().forward(beats, answers));
         rt.spawn(remote.clone().ask(questions, replies));
         Ok(Opened { bound: self, host, remote, places, health, next_id })

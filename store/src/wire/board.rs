@@ -3,6 +3,7 @@
 //! One slot per core, written once a second by its core and read by a plain thread; the lock is never contended on a request
 //! path, because no request takes it.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,23 +47,34 @@ pub struct CoreReport {
     pub busy: Duration,
 }
 
-/// The slots of all cores.
+/// The slots of all cores, and what the node knows of its stores beside what their cores say.
 #[derive(Clone, Debug)]
 pub struct Board {
     slots: Arc<Vec<Mutex<CoreReport>>>,
+    gone: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 impl Board {
     /// A board for `cores` cores.
     pub fn new(cores: usize) -> Self {
         let slot = |core| Mutex::new(CoreReport { core, ..CoreReport::default() });
-        Self { slots: Arc::new((0..cores).map(slot).collect()) }
+        Self { slots: Arc::new((0..cores).map(slot).collect()), gone: Arc::default() }
     }
 
     /// Replaces a core's report.
     pub fn post(&self, report: CoreReport) {
         let core = report.core;
         *self.slots[core].lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    /// Notes that the cluster took a store of this node out of use for good. Whether that is new.
+    pub fn note_gone(&self, store: u64) -> bool {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).insert(store)
+    }
+
+    /// The stores of this node that the cluster took out of use for good.
+    pub fn gone(&self) -> BTreeSet<u64> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The latest report of every core.

@@ -181,7 +181,7 @@ fn load_region(report: ringkeep::RegionReport) -> Result<RegionReport, Malformed
 
 /// What the scheduler answers to a beat. A step that has no form is left out: it would be refused where it arrives.
 pub(super) fn answer(answer: &BeatAnswer) -> ringkeep::ReportResponse {
-    let BeatAnswer { instructions, addresses, members, unknown } = answer;
+    let BeatAnswer { instructions, addresses, members, unknown, gone } = answer;
     let member =
         |(node, place): &(NodeId, String)| ringkeep::NodePlace { node: node.0, place: place.clone() };
     let address = |(store, address): &(StoreId, String)| ringkeep::StoreAddress {
@@ -193,6 +193,7 @@ pub(super) fn answer(answer: &BeatAnswer) -> ringkeep::ReportResponse {
         addresses: addresses.iter().map(address).collect(),
         members: members.iter().map(member).collect(),
         unknown: unknown.iter().map(|store| store.0).collect(),
+        gone: gone.iter().map(|store| store.0).collect(),
     }
 }
 
@@ -242,7 +243,7 @@ fn load_split(split: Vec<ringkeep::NewRegion>, keys: &[Bytes]) -> Action {
 /// # Errors
 /// A step is none that is known.
 pub(super) fn beat_answer(response: ringkeep::ReportResponse) -> Result<BeatAnswer, Malformed> {
-    let ringkeep::ReportResponse { instructions, addresses, members, unknown } = response;
+    let ringkeep::ReportResponse { instructions, addresses, members, unknown, gone } = response;
     let instructions: Result<Vec<Instruction>, Malformed> =
         instructions.into_iter().map(load_instruction).collect();
     let address = |ringkeep::StoreAddress { store, address }| (StoreId(store), address);
@@ -252,6 +253,7 @@ pub(super) fn beat_answer(response: ringkeep::ReportResponse) -> Result<BeatAnsw
         addresses: addresses.into_iter().map(address).collect(),
         members: members.into_iter().map(member).collect(),
         unknown: unknown.into_iter().map(StoreId).collect(),
+        gone: gone.into_iter().map(StoreId).collect(),
     })
 }
 
@@ -347,6 +349,7 @@ mod tests {
             addresses: vec![(StoreId(3), "127.0.0.1:9".to_owned())],
             members: vec![(NodeId(5), "127.0.0.1:6".to_owned())],
             unknown: vec![StoreId(77), StoreId(78)],
+            gone: vec![StoreId(4), StoreId(6)],
         };
         assert_eq!(beat_answer(answer(&sent)), Ok(sent.clone()));
         let swap = Change::EnterJoint { promote: vec![PeerId(11); 1 << 16], demote: Vec::new() };

@@ -25,7 +25,8 @@ use crate::wire::grpc::client::{Client, WINDOW_BYTES};
 use crate::wire::grpc::{Code, Status};
 use crate::wire::peer::hello::{VERSION, VERSION_MIN};
 use crate::wire::peer::link::LinkError;
-use crate::wire::proto::{metapb, pdpb, ringkeep};
+use crate::wire::proto::pdpb::{self, ErrorType};
+use crate::wire::proto::{metapb, ringkeep};
 
 /// The method by which calls are sent on.
 pub(super) const FORWARD: &str = "/ringkeep.Scheduler/Forward";
@@ -107,6 +108,15 @@ pub struct Joined {
     pub first_store: u64,
     /// Where the scheduler is reached.
     pub schedulers: Vec<SocketAddr>,
+}
+
+/// What registering a store has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registered {
+    /// The cluster has it as it describes itself.
+    InUse,
+    /// It was taken out of use for good: nothing is on it, and nothing comes back to it.
+    OutOfUse,
 }
 
 /// Where the scheduler may be, the likeliest first: `HOST:PORT` of PD ports. Shared by the clients of a core.
@@ -234,19 +244,24 @@ impl SchedulerClient {
     /// Enters a store, or notes that it moved. The scheduler dials it back.
     ///
     /// # Errors
-    /// Why it is not entered.
+    /// Why it is not entered, other than that it was taken out of use for good.
     pub async fn put_store(
         &self,
         cluster_id: u64,
         store: StoreId,
         node: NodeId,
         address: String,
-    ) -> Result<(), CallError> {
+    ) -> Result<Registered, CallError> {
         let label = metapb::StoreLabel { key: NODE_LABEL.to_owned(), value: node.0.to_string() };
         let store = metapb::Store { id: store.0, address, labels: vec![label], ..metapb::Store::default() };
         let header = Some(pdpb::RequestHeader { cluster_id, sender_id: 0 });
         let request = pdpb::PutStoreRequest { header, store: Some(store) };
-        self.call::<pdpb::PutStoreResponse>(PUT_STORE, &request).await.map(drop)
+        let pdpb::PutStoreResponse { header } = self.call(PUT_STORE, &request).await?;
+        match header.and_then(|header| header.error) {
+            None => Ok(Registered::InUse),
+            Some(error) if error.r#type() == ErrorType::StoreTombstone => Ok(Registered::OutOfUse),
+            Some(error) => Err(CallError::Refused(Status::new(Code::FailedPrecondition, error.message))),
+        }
     }
 
     /// Reports what a core of the node says whose PD port is at `place`, and returns what the scheduler answers.

@@ -15,15 +15,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::rt::Rt;
-use scheduler::{NodeId, StoreDescriptor, StoreId};
+use scheduler::{NodeId, StateRefusal, StoreDescriptor, StoreId, StoreRefusal};
 
 use super::{Pd, denied};
-use crate::control::Joining;
+use crate::control::{Denied, Joining};
 use crate::wire::grpc::{Code, Status};
 use crate::wire::peer::book::is_address;
 use crate::wire::peer::link::LinkError;
 use crate::wire::peer::open::{Purpose, Speaker, introduce};
-use crate::wire::proto::{metapb, pdpb};
+use crate::wire::proto::metapb;
+use crate::wire::proto::pdpb::{self, ErrorType};
 
 /// The label by which a store says which node it is of.
 pub(super) const NODE_LABEL: &str = "node";
@@ -118,7 +119,10 @@ impl Pd {
             return Err(Status::new(Code::Unavailable, message));
         };
         let wanted = described(&request.store.ok_or_else(|| Status::invalid("no store is named"))?)?;
-        let joining = self.control.may_join(&wanted).map_err(denied)?;
+        let joining = match self.control.may_join(&wanted) {
+            Ok(joining) => joining,
+            Err(why) => return self.not_entered(why),
+        };
         if joining != Joining::Known {
             let _dial = dialer.begin()?;
             dialer.dial(wanted.id, &wanted.address).await.map_err(|error| unreachable(&wanted, &error))?;
@@ -127,10 +131,23 @@ impl Pd {
             {
                 return Err(in_use(&wanted, before));
             }
-            self.control.admit(wanted).await.map_err(denied)?;
+            if let Err(why) = self.control.admit(wanted).await {
+                return self.not_entered(why);
+            }
             dialer.note_open();
         }
         Ok(pdpb::PutStoreResponse { header: self.header() })
+    }
+
+    /// Why a store is not entered. That it was taken out of use for good has a type of its own, as PD has it: its node may have others.
+    fn not_entered(&self, why: Denied) -> Result<pdpb::PutStoreResponse, Status> {
+        match why {
+            Denied::Refused(StateRefusal::Store(gone @ StoreRefusal::Tombstone(_))) => {
+                let header = self.failed(ErrorType::StoreTombstone, gone.to_string());
+                Ok(pdpb::PutStoreResponse { header })
+            }
+            why => Err(denied(why)),
+        }
     }
 }
 

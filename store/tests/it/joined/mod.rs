@@ -19,6 +19,7 @@ mod places;
 mod refused;
 mod replaced;
 mod replicated;
+mod retired;
 mod secrets;
 mod sent_on;
 mod shown;
