@@ -112,6 +112,11 @@ pub enum Dropped {
         /// The last entry here.
         last: LogId,
     },
+    /// The same where this disk may have lost the end of its log: the leader was asked for the entries, and sends them again.
+    BeyondDoubt {
+        /// The last entry here.
+        last: LogId,
+    },
     /// An answer that vouches for entries the leader never had.
     UnknownEntries,
     /// A snapshot whose description contradicts itself.
@@ -149,6 +154,7 @@ impl Dropped {
             Self::MalformedEntries => "malformed_entries",
             Self::AgainstCommitted { .. } => "against_committed",
             Self::BeyondLog { .. } => "beyond_log",
+            Self::BeyondDoubt { .. } => "beyond_doubt",
             Self::UnknownEntries => "unknown_entries",
             Self::MalformedSnapshot => "malformed_snapshot",
             Self::NotInSnapshot => "not_in_snapshot",
@@ -160,6 +166,44 @@ impl Dropped {
             Self::WrongRole => "wrong_role",
         }
     }
+
+    /// What was acknowledged and is missing, if the message shows that and where. A second leader in one term, or an answer for entries that
+    /// its leader never had, shows that some member has lost something, and not that this one has.
+    #[must_use]
+    pub const fn loss(&self) -> Option<Loss> {
+        match self {
+            Self::BeyondLog { .. } => Some(Loss::Here),
+            Self::AgainstCommitted { .. } => Some(Loss::Somewhere),
+            Self::WrongGroup
+            | Self::WrongRecipient
+            | Self::ImpossibleSender
+            | Self::UnknownSender
+            | Self::AbsurdNumber
+            | Self::StaleTerm
+            | Self::LeaderAlive
+            | Self::SecondLeader
+            | Self::MalformedEntries
+            | Self::BeyondDoubt { .. }
+            | Self::UnknownEntries
+            | Self::MalformedSnapshot
+            | Self::NotInSnapshot
+            | Self::OldSnapshot
+            | Self::MayNotCampaign
+            | Self::TransferRefused
+            | Self::NotLeader
+            | Self::NoQuestion
+            | Self::WrongRole => None,
+        }
+    }
+}
+
+/// Where acknowledged state is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// At this member: the leader knows that it had acknowledged more than it has.
+    Here,
+    /// At this member or at its leader, which contradict each other in what each has committed.
+    Somewhere,
 }
 
 impl fmt::Display for Dropped {

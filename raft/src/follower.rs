@@ -94,8 +94,10 @@ pub(crate) fn on_heartbeat(core: &mut Core, from: NodeId, beat: Beat) -> Result<
             let hint = core.log.last_id();
             let outcome = AppendOutcome::Conflict { refused: beat.commit, hint, lost: true };
             core.send_durable(from, Body::AppendReply(outcome));
+            Err(Dropped::BeyondDoubt { last: core.log.last_id() })
+        } else {
+            Err(Dropped::BeyondLog { last: core.log.last_id() })
         }
-        Err(Dropped::BeyondLog { last: core.log.last_id() })
     };
     core.reply(from, Body::HeartbeatReply { round: beat.round, quiet });
     result

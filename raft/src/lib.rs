@@ -127,7 +127,7 @@ mod turn;
 
 pub use crate::config::{Config, ConfigError, Identity};
 pub use crate::entry::{Entry, EntryKind, Payload};
-pub use crate::error::{Dropped, Refusal, StartError};
+pub use crate::error::{Dropped, Loss, Refusal, StartError};
 pub use crate::id::{GroupId, Index, LogId, NodeId, Term, Time};
 pub use crate::log::LogSummary;
 pub use crate::membership::{

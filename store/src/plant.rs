@@ -77,6 +77,10 @@ pub enum Bug {
     ProofNotChecked,
     /// A side draws the same for every connection.
     NonceKept,
+    /// An older copy of a store is recognised by the count of its openings alone.
+    CopyCounted,
+    /// A store forgets that it was refused as an older copy.
+    RefusalForgotten,
     /// A node that joins may have the address of a store that has joined.
     AddressGivenAway,
     /// A node one of whose stores was taken out of use is refused as one that has none left.

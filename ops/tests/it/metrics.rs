@@ -269,6 +269,11 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "damage_that_a_read_meets_is_named_and_the_rest_is_served",
     ),
     (
+        "ringkeep_store_incomplete_replicas",
+        "nothing is missing here",
+        "a_copy_that_is_not_recognised_says_what_it_lacks",
+    ),
+    (
         "ringkeep_store_inflight_bytes",
         "zero without writers",
         "numbers_of_a_tree_and_its_log_move_under_writes_and_reads",

@@ -232,6 +232,14 @@ const STORE: &[Row<StoreNumbers>] = &[
     ),
     Row(
         metric(
+            "ringkeep_store_incomplete_replicas",
+            Gauge,
+            "Replicas that lack what was acknowledged: the directory is an older copy, or its disk has lost data.",
+        ),
+        |s| s.health.incomplete_replicas,
+    ),
+    Row(
+        metric(
             "ringkeep_log_in_doubt",
             Gauge,
             "1 if what this start cut off at the end of the log may have been acknowledged.",

@@ -1,4 +1,4 @@
-//! The latest openings of a store, each with a number that was drawn for it: by them an older copy of its directory is told from the store.
+//! The latest openings of a store, each with a number that was drawn for it: they distinguish an older copy of its directory from the store.
 //!
 //! That the log has been opened more often shows nothing once an older copy was opened as often, too. What was drawn at each opening does:
 //! whoever has seen opening 7 of a store asks of a later one that it says what was drawn at 7, and only a directory that was there then

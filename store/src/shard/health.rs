@@ -8,7 +8,7 @@
 //! | starting | reads and read-modify-writes are refused | what was acknowledged is applied |
 //! | serving | everything | |
 //! | refusing writes | reads, and deletes as long as there is room and the start is counted | the cause passes |
-//! | damaged | everything but the keys that a damaged file may hold | the file is gone, see `remembered` |
+//! | damaged | everything but the keys that a damaged file may hold; where a replica is incomplete, what its leader serves | the file is gone, see `remembered`; the replica is, see `incomplete` |
 //! | stopped | nothing | a restart |
 //!
 //! What the log's opening had to cut without knowing whether it had been acknowledged is no standing, because all that is there is
@@ -65,6 +65,8 @@ struct Flags {
     waits: [Option<String>; 2],
     damaged: Vec<DamagedFile>,
     in_doubt: Option<String>,
+    /// Replicas that lack what was acknowledged, and a sentence on one of them.
+    incomplete: (u64, String),
     stopped: Option<Stopped>,
     /// The node stops.
     closed: bool,
@@ -103,6 +105,8 @@ pub enum Event<'a> {
     Damaged(&'a Fault),
     /// The end of the log was cut, and what was cut may have been acknowledged.
     InDoubt(&'a Cut),
+    /// So many replicas lack what was acknowledged; one sentence is on one of them.
+    Incomplete(u64, String),
     /// Nothing is served any more, because of this fault.
     Failed(&'a Fault),
     /// Nothing is served any more, because the node stops.
@@ -137,7 +141,7 @@ pub enum Standing {
     Starting,
     /// It takes no writes.
     RefusingWrites,
-    /// It serves what is not in a damaged file.
+    /// It serves what is not in a damaged file, and not missing.
     Damaged,
     /// It serves nothing.
     Stopped,
@@ -156,6 +160,8 @@ pub struct HealthReport {
     pub failed: bool,
     /// Whether it takes no writes.
     pub refuses_writes: bool,
+    /// Replicas that lack what was acknowledged.
+    pub incomplete_replicas: u64,
     /// What may be missing although it was acknowledged, one sentence.
     pub in_doubt: Option<String>,
     /// What its log or its tree waits for, with the file and the remedy, one sentence.
@@ -280,6 +286,7 @@ impl Health {
             damaged_files: flags.damaged.len() as u64,
             failed: flags.stopped.as_ref().is_some_and(|stopped| stopped.by_fault),
             refuses_writes: flags.refuses_writes.is_some(),
+            incomplete_replicas: flags.incomplete.0,
             in_doubt: flags.in_doubt.clone(),
             waits: flags.waits(),
         };
@@ -293,6 +300,9 @@ impl Health {
         // The reason of the stop names the file already.
         for DamagedFile { path, what, .. } in flags.damaged.iter().filter(|file| !file.stops) {
             add(Standing::Damaged, format!("{} is damaged: {what}", path.display()));
+        }
+        if flags.incomplete.0 > 0 {
+            add(Standing::Damaged, flags.incomplete.1.clone());
         }
         if let Some(reason) = &flags.refuses_writes {
             add(Standing::RefusingWrites, format!("it refuses writes: {reason}"));
@@ -347,6 +357,15 @@ impl Flags {
             }
             // The log has said so itself.
             Event::InDoubt(cut) => self.in_doubt.replace(cut.to_string()).is_none(),
+            // It is said where it is seen, because it is said again.
+            Event::Incomplete(count, what) => {
+                let changes = self.incomplete.0 != count;
+                if changes && count == 0 {
+                    tracing::info!(store, "no replica lacks what was acknowledged any more");
+                }
+                self.incomplete = (count, what);
+                changes
+            }
             Event::Failed(fault) => {
                 let before = self.stop(fault.to_string(), true);
                 if !before {

@@ -26,6 +26,7 @@
 use raft::{Dropped, Start, Time};
 use scheduler::{PeerId, RegionId};
 
+use super::incomplete::is_beat;
 use super::open::TAG_RECORD;
 use super::{Inner, Shard, State};
 use crate::metrics::Counter;
@@ -140,9 +141,16 @@ impl Shard {
         let inner = &*self.inner;
         let budget = inner.rt.budget();
         for message in messages {
-            match inner.take(message) {
+            let (region, is_beat) = (message.region, is_beat(&message));
+            let taken = inner.take(message);
+            match taken {
                 Ok(()) => inner.inbox.stepped.add_one(),
                 Err(lost) => inner.inbox.lost[lost.place()].add_one(),
+            }
+            match taken {
+                Ok(()) if is_beat => inner.note_beat(region),
+                Err(Lost::Core(dropped)) => inner.note_loss(region, dropped),
+                Ok(()) | Err(_) => {}
             }
             budget.tick().await;
         }

@@ -41,7 +41,7 @@ pub(super) async fn count(rt: &Rt, dir: &Path, number: u64) -> Result<Lineage> {
         Ok(()) => Ok(next),
         Err(error) => match Fault::io(&path, "writing it", &error) {
             short if short.is_passing() => {
-                tracing::warn!(file = %path.display(), %error, "this opening cannot be told from that of a copy");
+                tracing::warn!(file = %path.display(), %error, "this opening cannot be distinguished from that of a copy");
                 Ok(before)
             }
             fault => Err(fault),

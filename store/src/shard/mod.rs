@@ -25,6 +25,7 @@ pub mod halves;
 pub mod handing;
 pub mod health;
 pub mod inbox;
+mod incomplete;
 mod installing;
 mod lineage;
 pub mod links;
@@ -111,6 +112,7 @@ use counters::{StoreCounters, StoreNumbers};
 use fetch::Fetches;
 use health::{Event, Health, HealthReport};
 use inbox::InboxCounters;
+use incomplete::Incomplete;
 use installing::Installs;
 use load::{Counts, RegionCounts};
 use loading::Loads;
@@ -166,6 +168,8 @@ struct Inner {
     opened_at: Time,
     /// The way to other stores.
     outbox: Outbox,
+    /// The replicas that lack what was acknowledged.
+    incomplete: Incomplete,
     /// What has become of messages that arrived from there.
     inbox: InboxCounters,
     /// Entries to be read back for followers.

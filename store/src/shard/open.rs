@@ -44,6 +44,7 @@ use super::fetch::Fetches;
 use super::halves::Expected;
 use super::health::{Event, Health};
 use super::inbox::InboxCounters;
+use super::incomplete::Incomplete;
 use super::installing;
 use super::installing::Installs;
 use super::load::RegionCounts;
@@ -145,6 +146,7 @@ impl Inner {
             counters: Rc::new(StoreCounters::default()),
             counts: RegionCounts::default(),
             outbox: Outbox::default(),
+            incomplete: Incomplete::default(),
             inbox: InboxCounters::default(),
             fetches: Fetches::default(),
             shipments: Shipments::default(),

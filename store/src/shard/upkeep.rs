@@ -13,6 +13,7 @@ use super::open::{TAG_BASE, encode_base};
 use super::quiet::Ticked;
 use super::staging;
 use super::{Due, Inner, Queued, Shard};
+use crate::plant::{Bug, planted};
 use crate::region::life::Life;
 use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
@@ -45,7 +46,9 @@ impl Shard {
             if inner.health.has_stopped() {
                 return;
             }
-            if let Some(said) = inner.outbox.take_disowned() {
+            if let Some(said) = inner.outbox.take_disowned()
+                && !planted(Bug::RefusalForgotten)
+            {
                 return self.stop(&lineage::disowned(&inner.dir, inner.store, &said));
             }
             let now = Time(inner.rt.boot_time().0);
@@ -69,6 +72,7 @@ impl Shard {
     pub async fn upkeep_loop(&self) {
         while !self.inner.health.has_stopped() {
             self.inner.rt.sleep(UPKEEP_EVERY).await;
+            self.inner.note_gone();
             match self.upkeep().await {
                 // Even the reserve of the log is used up. That ends when there is room, so it is tried again.
                 Err(fault) if fault.is_passing() => {}

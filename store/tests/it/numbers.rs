@@ -124,6 +124,7 @@ fn numbers_of_a_tree_and_its_log_move_under_writes_and_reads() {
         "ringkeep_lsm_disk_full",
         "ringkeep_lsm_waits",
         "ringkeep_store_damaged",
+        "ringkeep_store_incomplete_replicas",
         // What the process logs.
         "ringkeep_log_lines_dropped_total",
         "ringkeep_log_lines_suppressed_total",

@@ -16,6 +16,7 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::StoreId;
 
+use crate::plant::{Bug, planted};
 use crate::region::lineage::{KEPT, Lineage, Opening};
 use crate::secret::Unproven;
 
@@ -41,7 +42,7 @@ pub struct Hello {
     pub target: StoreId,
     /// How often the speaker's log has been opened: a lower one than was seen before comes from an older copy of its directory.
     pub incarnation: u64,
-    /// The latest of those openings, by which an older copy is told that was opened as often since.
+    /// The latest of those openings, by which an older copy is recognised that was opened as often since.
     pub lineage: Lineage,
     /// The newest version of the protocol that it speaks.
     pub version: u32,
@@ -232,7 +233,7 @@ pub fn judge(ours: &Hello, theirs: &Hello, seen: Opening) -> Result<u32, Rejecti
     if theirs.incarnation < seen.number {
         return Err(Rejection::OlderCopy { store, incarnation: theirs.incarnation, seen: seen.number });
     }
-    if !theirs.lineage.may_follow(seen) {
+    if !theirs.lineage.may_follow(seen) && !planted(Bug::CopyCounted) {
         return Err(Rejection::OtherLineage { store, opening: seen.number });
     }
     let version = ours.version.min(theirs.version);
