@@ -46,6 +46,7 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// What the node hosts.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per node")]
 enum Hosted {
     /// It is not known yet.
     Unknown,
