@@ -35,7 +35,7 @@ async fn live(rt: Rt) {
     while !shard.is_ready() {
         rt.sleep(Duration::from_millis(1)).await;
     }
-    let key = |n: u64| Bytes::from(format!("{}{n}", if n % 2 == 0 { "a" } else { "z" }));
+    let key = |n: u64| Bytes::from(format!("{}{n}", if n.is_multiple_of(2) { "a" } else { "z" }));
     let writes = (0..2_000).map(|n| submit(&shard, Op::Put { key: key(n), value: key(n) }));
     assert!(join_all(writes).await.iter().all(Result::is_ok));
     let queues = || shard.inner.state.borrow().table.iter().map(|it| it.queue_bytes()).sum::<usize>();

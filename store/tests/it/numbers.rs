@@ -74,7 +74,7 @@ fn busy_tree() -> TreeOptions {
 
 #[test]
 fn numbers_of_a_tree_and_its_log_move_under_writes_and_reads() {
-    let world = World::new(131, Options::default());
+    let world = World::new(137, Options::default());
     let node = world.node(0);
     let seen = Rc::new(RefCell::new(Seen::default()));
     let (shown, disk) = (seen.clone(), node.clone());
