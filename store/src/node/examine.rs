@@ -15,8 +15,8 @@ use super::contacts::{self, Contacts};
 use super::core::SYSTEM_STORE;
 use super::identity::{Holding, Ident, IdentState, Identity};
 use crate::region::system::GROUP;
-use crate::shard::remembered;
 use crate::shard::vouch::vouch;
+use crate::shard::{lineage, remembered};
 
 /// What was found in a directory.
 #[derive(Debug, Default)]
@@ -181,6 +181,10 @@ impl Examined {
         }
         match remembered::examine(rt, &store_dir).await {
             Ok(faults) => faults.iter().for_each(|fault| self.damaged(fault)),
+            Err(fault) => self.damaged(&fault),
+        }
+        match lineage::examine(rt, &store_dir).await {
+            Ok(note) => self.notes.extend(note),
             Err(fault) => self.damaged(&fault),
         }
         self.stores.push(found);

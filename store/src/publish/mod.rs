@@ -86,13 +86,16 @@ pub struct Publisher {
     stores: usize,
 }
 
+/// The values of one metric by their labels as they are written, each with the round in which it was said last.
+type Series = BTreeMap<String, (Value, u64)>;
+
 #[derive(Default)]
 struct State {
     counters: HashMap<Key, metrics::Counter, foldhash::fast::FixedState>,
     /// With the round in which each was said last.
     gauges: HashMap<Key, (metrics::Gauge, u64), foldhash::fast::FixedState>,
     /// What the exporter cannot take: by metric, then by labels as they are written.
-    own: BTreeMap<&'static str, (&'static Metric, BTreeMap<String, (Value, u64)>)>,
+    own: BTreeMap<&'static str, (&'static Metric, Series)>,
     /// Rounds of samples so far.
     rounds: u64,
 }
@@ -134,7 +137,7 @@ impl Publisher {
                     self.gauge(&mut state, metric, labels).set(number as f64)
                 }
                 (_, value) => {
-                    let (_, series) = state.own.entry(metric.name).or_insert((metric, BTreeMap::new()));
+                    let (_, series) = state.own.entry(metric.name).or_insert((metric, Series::new()));
                     series.insert(written(&labels), (value, round));
                 }
             }

@@ -61,14 +61,29 @@ pub(super) fn disowned(dir: &Path, store: StoreId, said: &str) -> Fault {
 }
 
 async fn read(rt: &Rt, path: &Path) -> Result<Lineage> {
+    Ok(find(rt, path).await?.unwrap_or_else(|| {
+        tracing::warn!(file = %path.display(), "it is damaged and begun anew");
+        Lineage::default()
+    }))
+}
+
+/// What is in the file, which may be absent; nothing if it is damaged.
+async fn find(rt: &Rt, path: &Path) -> Result<Option<Lineage>> {
     match rt.read_small(path).await {
-        Ok(bytes) => Ok(parse(&bytes).unwrap_or_else(|| {
-            tracing::warn!(file = %path.display(), "it is damaged and begun anew");
-            Lineage::default()
-        })),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Lineage::default()),
+        Ok(bytes) => Ok(parse(&bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Some(Lineage::default())),
         Err(error) => Err(Fault::io(path, "reading it", &error)),
     }
+}
+
+/// What is to be said of the file of the store in `dir`, if anything is: a start goes on with a damaged one.
+///
+/// # Errors
+/// It cannot be read, so a start would refuse the store.
+pub async fn examine(rt: &Rt, dir: &Path) -> Result<Option<String>> {
+    let path = dir.join(FILE);
+    let is_whole = find(rt, &path).await?.is_some();
+    Ok((!is_whole).then(|| format!("{}: it is damaged, and the next start begins it anew", path.display())))
 }
 
 fn render(lineage: &Lineage) -> String {
@@ -116,7 +131,9 @@ mod tests {
                 bad[bit / 8] ^= 1 << (bit % 8);
                 assert_eq!(parse(&bad), None, "bit {bit}");
             }
+            assert_eq!(examine(&rt, dir).await.unwrap(), None);
             rt.replace_small(&path, b"lineage 1\n").await.unwrap();
+            assert!(examine(&rt, dir).await.unwrap().is_some_and(|said| said.contains(FILE)));
             let anew = count(&rt, dir, 7).await.unwrap();
             assert_eq!(anew.iter().map(|opening| opening.number).collect::<Vec<_>>(), [7]);
         });

@@ -27,7 +27,7 @@ pub mod health;
 pub mod inbox;
 mod incomplete;
 mod installing;
-mod lineage;
+pub mod lineage;
 pub mod links;
 pub mod load;
 pub mod loading;
