@@ -266,7 +266,8 @@ fn draw(random: &mut Random) -> (History, Vec<Small>) {
                     Some(_) | None => {}
                 }
             }
-            _ => {}
+            // What was drawn cannot be done now.
+            0.. => {}
         }
         if random.below(30) == 0 {
             history.life_ends();

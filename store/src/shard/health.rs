@@ -105,7 +105,7 @@ pub enum Event<'a> {
     Damaged(&'a Fault),
     /// The end of the log was cut, and what was cut may have been acknowledged.
     InDoubt(&'a Cut),
-    /// So many replicas lack what was acknowledged; one sentence is on one of them.
+    /// The number of replicas that lack what was acknowledged; one sentence is on one of them.
     Incomplete(u64, String),
     /// Nothing is served any more, because of this fault.
     Failed(&'a Fault),

@@ -142,15 +142,19 @@ impl Shard {
         let budget = inner.rt.budget();
         for message in messages {
             let (region, is_beat) = (message.region, is_beat(&message));
-            let taken = inner.take(message);
-            match taken {
-                Ok(()) => inner.inbox.stepped.add_one(),
-                Err(lost) => inner.inbox.lost[lost.place()].add_one(),
-            }
-            match taken {
-                Ok(()) if is_beat => inner.note_beat(region),
-                Err(Lost::Core(dropped)) => inner.note_loss(region, dropped),
-                Ok(()) | Err(_) => {}
+            match inner.take(message) {
+                Ok(()) => {
+                    inner.inbox.stepped.add_one();
+                    if is_beat {
+                        inner.note_beat(region);
+                    }
+                }
+                Err(lost) => {
+                    inner.inbox.lost[lost.place()].add_one();
+                    if let Lost::Core(dropped) = lost {
+                        inner.note_loss(region, dropped);
+                    }
+                }
             }
             budget.tick().await;
         }
