@@ -16,6 +16,7 @@
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
 //! | [`chaos`] | a cluster of processes that are killed, paused and cut off, and what its clients saw |
 //! | [`cluster`] | a cluster of processes that a node joins, one leaves for good and one is drained of: how even and whole it ends |
+//! | [`judge`] | histories of keys that clients share, and whether they can have happened |
 //! | [`failover`], [`steady`] | what clients notice when a leader is killed, hands over or is drained |
 //! | [`catchup`] | a follower that was away: what clients of the others notice, and the bytes that it is sent |
 //! | [`scale`] | what a second core is worth to keys that begin alike; the gap in acknowledgements of a move and of a split |
@@ -45,6 +46,9 @@ pub mod disk;
 pub mod distribution;
 pub mod failover;
 pub mod idle;
+pub mod judge;
+#[cfg(test)]
+mod judge_tests;
 pub mod latency;
 pub mod load;
 pub mod pressure;

@@ -1,22 +1,14 @@
 //! One client: it writes keys of its own and reads them back, each time at another node.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::connection::{AFTER_FAILURE, Connection, Reply, STAY, Said};
 use super::register::{Number, Registers, Seen};
-use crate::Failed;
 use crate::clock::{now, pause};
 use crate::random::{Random, mix};
-use crate::resp::{bulk, command, line};
 
-/// How long an answer may take before the connection is given up. Longer than a node looks for a leader.
-const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// How long a client waits after a node was not reached or refused.
-const AFTER_FAILURE: Duration = Duration::from_millis(20);
-/// Operations on one connection before another node is chosen.
-const STAY: u64 = 40;
 /// Findings that are kept.
 const FINDINGS_MAX: usize = 20;
 
@@ -62,23 +54,6 @@ pub(crate) struct Counts {
     pub(crate) broken: u64,
     /// The longest time between two successes.
     pub(crate) longest_gap: Duration,
-}
-
-/// What came of a request.
-enum Said {
-    Done(Option<Vec<u8>>),
-    /// It was not carried out.
-    Refused,
-    /// It may have been carried out.
-    Unknown,
-    /// It was answered with an error that no client should see.
-    Wrong(String),
-    Broken,
-}
-
-struct Connection {
-    stream: TcpStream,
-    reading: BufReader<TcpStream>,
 }
 
 impl Client {
@@ -151,7 +126,7 @@ impl Client {
         self.next += 1;
         let (name, value) = (self.name(key), self.value(key, number));
         let said = connection.ask(&[b"SET", name.as_bytes(), &value]);
-        match said {
+        match &said {
             Said::Done(_) => {
                 self.counts.acknowledged += 1;
                 self.registers.acknowledged(key, number);
@@ -167,9 +142,13 @@ impl Client {
 
     fn read(&mut self, connection: &mut Connection, key: usize) -> Said {
         let said = connection.ask(&[b"GET", self.name(key).as_bytes()]);
-        if let Said::Done(value) = &said {
-            self.counts.read += 1;
-            self.compare(key, value.as_deref());
+        match &said {
+            Said::Done(Reply::Value(value)) => {
+                self.counts.read += 1;
+                self.compare(key, value.as_deref());
+            }
+            Said::Done(other) => return Said::Wrong(format!("{other:?}")),
+            Said::Refused | Said::Unknown | Said::Wrong(_) | Said::Broken => {}
         }
         said
     }
@@ -220,57 +199,9 @@ impl Client {
     }
 }
 
-impl Connection {
-    fn open(addr: SocketAddr) -> Result<Self, Failed> {
-        let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(1))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_MAX))?;
-        stream.set_write_timeout(Some(ANSWER_MAX))?;
-        let reading = BufReader::new(stream.try_clone()?);
-        Ok(Self { stream, reading })
-    }
-
-    fn ask(&mut self, parts: &[&[u8]]) -> Said {
-        let mut request = Vec::new();
-        command(&mut request, parts);
-        if self.stream.write_all(&request).is_err() {
-            return Said::Broken;
-        }
-        let Ok(first) = self.reading.fill_buf().map(|bytes| bytes.first().copied()) else {
-            return Said::Broken;
-        };
-        match first {
-            None => Said::Broken,
-            Some(b'$') => bulk(&mut self.reading).map_or(Said::Broken, Said::Done),
-            Some(b'-') => line(&mut self.reading).map_or(Said::Broken, |text| judge(&text)),
-            Some(_) => line(&mut self.reading).map_or(Said::Broken, |_| Said::Done(None)),
-        }
-    }
-}
-
-/// What an error says about the request.
-fn judge(text: &str) -> Said {
-    let repeatable = ["-CLUSTERDOWN", "-TRYAGAIN", "-LOADING"];
-    if repeatable.iter().any(|code| text.starts_with(code)) || text.contains("the store has stopped") {
-        Said::Refused
-    } else if text.contains("the outcome is unknown") {
-        Said::Unknown
-    } else {
-        Said::Wrong(text.to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn errors_are_distinguished() {
-        assert!(matches!(judge("-CLUSTERDOWN region 3 has no leader"), Said::Refused));
-        assert!(matches!(judge("-TRYAGAIN the key's region is moving"), Said::Refused));
-        assert!(matches!(judge("-ERR the outcome is unknown: the write may"), Said::Unknown));
-        assert!(matches!(judge("-ERR wrong number of arguments"), Said::Wrong(_)));
-    }
 
     #[test]
     fn values_name_their_key_and_write() {

@@ -1,15 +1,18 @@
 //! A cluster of real processes under load while its nodes are killed, paused, drained and cut off: what do its clients see?
 //!
-//! Every key has one writer, which reads it back at whichever node it happens to be connected to. So each read is judged at once:
+//! Most keys have one writer, which reads them back at whichever node it happens to be connected to. So each read is judged at once:
 //! it must be what was acknowledged or read last, or a write whose answer was never heard ([`register`]). After the faults every
-//! node is asked for every key.
+//! node is asked for every key of these. Other clients share keys, which they read, write, add to and delete, several at once, too;
+//! what they heard is judged as one history by the judge of the simulator (`shared`).
 //!
 //! The faults come one at a time from a seed ([`fault`]); the operations in between depend on the machine. Links between nodes are cut in
 //! one direction or both; those to the clients stay whole.
 
 pub(crate) mod client;
+mod connection;
 mod fault;
 pub mod register;
+mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +21,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use client::{Client, Shared};
+use shared::Ledger;
 
 use crate::Failed;
 use crate::clock::{now, pause};
@@ -38,10 +42,12 @@ pub struct Options {
     pub members: usize,
     /// How long faults come.
     pub time: Duration,
-    /// Clients.
+    /// Clients that have keys of their own.
     pub clients: usize,
-    /// Keys of each client.
+    /// Keys of each of these.
     pub keys: usize,
+    /// Clients that share keys.
+    pub sharing: usize,
     /// Seed of the faults.
     pub seed: u64,
 }
@@ -94,6 +100,10 @@ pub struct ChaosReport {
     pub read: u64,
     /// Requests refused, to be repeated.
     pub refused: u64,
+    /// Operations on shared keys that were answered and judged.
+    pub shared: u64,
+    /// Operations on shared keys whose outcome was not heard.
+    pub shared_unknown: u64,
     /// The longest time that a client had no success, milliseconds.
     pub longest_gap_ms: f64,
     /// Whether every node answered for every key after the faults.
@@ -121,6 +131,7 @@ impl ChaosReport {
              \x20 outcome not heard                  {} ({} had happened)\n\
              \x20 reads judged                       {}\n\
              \x20 refused, to be repeated            {}\n\
+             \x20 on shared keys, outcome not heard  {}, {}\n\
              \x20 longest time without a success     {:.0} ms\n\
              \x20 every node serves every key        {}\n",
             self.members,
@@ -137,6 +148,8 @@ impl ChaosReport {
             self.unknown_happened,
             self.read,
             self.refused,
+            self.shared,
+            self.shared_unknown,
             self.longest_gap_ms,
             if self.recovered { "yes" } else { "NO" }
         );
@@ -172,11 +185,20 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ChaosReport, 
             })
         })
         .collect();
+    let ledger = Arc::new(Ledger::new());
+    let sharing: Vec<_> = (0..options.sharing)
+        .map(|id| {
+            let (shared, ledger, seed) = (shared.clone(), ledger.clone(), random.bits());
+            std::thread::spawn(move || shared::run(id, seed, &shared, &ledger))
+        })
+        .collect();
     let faults_end = began.elapsed() + options.time;
     let mut disturbed = Ok(());
-    while disturbed.is_ok() && began.elapsed() < faults_end && !threads.iter().any(|it| it.is_finished()) {
+    let ended = || threads.iter().any(|it| it.is_finished()) || sharing.iter().any(|it| it.is_finished());
+    while disturbed.is_ok() && report.findings.is_empty() && began.elapsed() < faults_end && !ended() {
         pause(fault::calm(&mut random));
         disturbed = fault::disturb(&mut cluster, &mut random, &mut report, say);
+        report.findings.extend(ledger.judge(false).err());
     }
     pause(Duration::from_secs(1));
     shared.stop.store(true, Ordering::Release);
@@ -184,7 +206,13 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ChaosReport, 
     for thread in threads {
         clients.push(thread.join().map_err(|_| Failed::new("a client panicked"))?);
     }
+    for thread in sharing {
+        report.findings.extend(thread.join().map_err(|_| Failed::new("a client panicked"))?);
+    }
     disturbed?;
+    report.findings.extend(ledger.judge(true).err());
+    let counts = ledger.counts();
+    (report.shared, report.shared_unknown) = (counts.answered, counts.lost);
     say("asking every node for every key");
     report.recovered = recovered(&mut clients, &shared);
     conclude(&mut report, &clients);

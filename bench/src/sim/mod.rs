@@ -16,7 +16,7 @@
 //! | `watch`, `map` | what is looked at while time passes: leaders, votes, entries, regions, data |
 //! | `operators` | what a scheduler would ask of the leaders: splits, members that go and come, moves inside a node |
 //! | [`callers`], [`clients`] | clients over gRPC and over RESP, and those that know the regions of this cluster |
-//! | [`judge`] | histories of keys, and whether they can have happened |
+//! | [`judge`](crate::judge) | histories of keys, and whether they can have happened |
 //! | [`story`] | what happened, for people |
 //! | `seeds` | many seeds on all CPUs, and what they came to |
 //!
@@ -26,9 +26,6 @@
 pub mod callers;
 pub mod clients;
 mod disks;
-pub mod judge;
-#[cfg(test)]
-mod judge_tests;
 mod map;
 mod nemesis;
 pub mod nodes;
@@ -39,6 +36,7 @@ mod seeds;
 pub mod story;
 mod watch;
 
+pub use crate::judge;
 pub use seeds::{Options, SeedFailure, SimReport, run_seeds};
 
 use serde::Serialize;

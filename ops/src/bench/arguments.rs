@@ -334,12 +334,15 @@ pub(super) struct ChaosArguments {
     /// Runs, each with a cluster of its own and the next seed
     #[arg(long, default_value_t = 1, value_parser = at_least_one::<u64>)]
     pub(super) seeds: u64,
-    /// Clients
+    /// Clients that have keys of their own
     #[arg(long, default_value_t = 8, value_parser = at_least_one::<usize>)]
     pub(super) clients: usize,
-    /// Keys of each client
+    /// Keys of each of these
     #[arg(long, default_value_t = 100, value_parser = at_least_one::<usize>)]
     pub(super) keys: usize,
+    /// Clients that share keys, whose histories are judged as in `bench sim`
+    #[arg(long, default_value_t = 4)]
+    pub(super) sharing: usize,
     /// First seed of the faults
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,

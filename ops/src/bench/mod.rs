@@ -268,6 +268,7 @@ fn chaos(run: &ChaosArguments) -> Result<chaos::ChaosReports, Failed> {
             time: Duration::from_secs(run.minutes.map_or(run.seconds, |minutes| minutes * 60)),
             clients: run.clients,
             keys: run.keys,
+            sharing: run.sharing,
             seed,
         };
         let report = chaos::run(&options, &mut remark);
