@@ -17,6 +17,7 @@ mod paths;
 mod pauses;
 mod pipes;
 mod places;
+mod published;
 mod pure;
 mod regions;
 mod scale;
