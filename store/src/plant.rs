@@ -193,6 +193,8 @@ pub enum Bug {
     RemovedWaitsForMerge,
     /// A region forgets what it has taken in although one of its replicas has yet to hear of it.
     ForgottenEarly,
+    /// A source that lies beside the snapshot of a target that was split since stays, in the way of what was split off.
+    SourceLeftBeside,
 }
 
 impl Bug {
@@ -289,7 +291,7 @@ impl Bug {
     ];
 
     /// Those of merges that the scripts of regions show.
-    pub const MERGE_STEPS: [Self; 9] = [
+    pub const MERGE_STEPS: [Self; 10] = [
         Self::SourceGoesOn,
         Self::CommittedEarly,
         Self::EndNotDescribed,
@@ -299,6 +301,7 @@ impl Bug {
         Self::FateGuessed,
         Self::RemovedWaitsForMerge,
         Self::ForgottenEarly,
+        Self::SourceLeftBeside,
     ];
 
     /// The bug with this name, of those that a simulated cluster can be given.

@@ -219,11 +219,22 @@ impl Run {
         });
         while !ended.get() {
             if self.world.now() > until {
-                return Err(format!("stuck: {what} has not ended within {END_MAX:?}"));
+                return Err(format!("stuck: {what} has not ended within {END_MAX:?}: {}", self.told()));
             }
             self.pass(LOOK)?;
         }
         self.world.block_on(waiting).ok_or_else(|| "a client ended by itself".to_owned())
+    }
+
+    /// What each store says of each of its replicas, for a run that is stuck.
+    fn told(&self) -> String {
+        let mut text = String::new();
+        for (number, shard) in self.nodes.serving() {
+            for said in shard.replicas_in_words() {
+                text.push_str(&format!("\n  node {number}, {}: {said}", shard.store()));
+            }
+        }
+        text
     }
 
     fn sum_up(&mut self) {
@@ -266,7 +277,7 @@ impl Run {
         };
         while !is_one(&applied(self)) {
             if self.world.now() > until {
-                return Err(format!("stuck: the replicas of {} never agree: {:?}", region.id, applied(self)));
+                return Err(format!("stuck: the replicas of {region:?} never agree: {}", self.told()));
             }
             self.pass(Duration::from_millis(50))?;
         }

@@ -121,7 +121,7 @@ mod inspect {
     use raft::Index;
     use scheduler::{KeyRange, Region, RegionId, StateImage};
 
-    use super::Shard;
+    use super::{Shard, Time};
     use crate::region::life::Life;
     use crate::region::system::{GROUP, SystemState};
 
@@ -138,6 +138,15 @@ mod inspect {
         pub fn is_receiving(&self, region: RegionId) -> bool {
             let state = self.inner.state.borrow();
             state.table.get(region).is_some_and(|replica| replica.life() == Life::Receiving)
+        }
+
+        /// Each replica in a line: life, region, and what its Raft core says. For a run that is stuck.
+        pub fn replicas_in_words(&self) -> Vec<String> {
+            let now = Time(self.inner.rt.boot_time().0);
+            let state = self.inner.state.borrow();
+            let replicas = state.table.iter();
+            let lines = replicas.map(|it| format!("{:?} {:?} {:?}", it.life(), it.region(), it.status(now)));
+            lines.collect()
         }
 
         /// What the applied state holds in a range, whoever leads there. For tests that compare replicas.

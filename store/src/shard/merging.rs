@@ -89,6 +89,24 @@ impl<W, R> Table<W, R> {
         here.collect()
     }
 
+    /// The replicas here that end with a snapshot of `record`: those that it has taken in and covers, and those that the replica here has not
+    /// taken in and the snapshot has. These may lie beside its range, where it was split since: what was split off comes by a snapshot of its
+    /// own, and would find them in its way for ever.
+    pub fn ended_with(&self, record: &RegionRecord) -> Vec<RegionId> {
+        let region = &record.region;
+        let covered = self.all_overlapping(&region.range, region.id);
+        let mut ended: Vec<RegionId> = covered.filter(|id| record.merges.has_taken(*id)).collect();
+        let here = self.get(region.id).filter(|replica| replica.has_range());
+        let Some(here) = here.filter(|_| !planted(Bug::SourceLeftBeside)) else { return ended };
+        let is_new = |id: &RegionId| {
+            let is_here = self.get(*id).is_some_and(Replica::has_range);
+            is_here && !here.record().merges.has_taken(*id) && !ended.contains(id)
+        };
+        let beside: Vec<RegionId> = record.merges.taken.iter().map(|it| it.region).filter(is_new).collect();
+        ended.extend(beside);
+        ended
+    }
+
     /// What is known here of the fate of a source that waits.
     pub fn fate_of(&self, source: RegionId, waits: &AwaitsMerge) -> Fate {
         let by = |replica: &Replica<W, R>| match replica.life() {
@@ -420,14 +438,9 @@ impl Inner {
     /// written in their ranges any more; their tombstones become durable with the snapshot.
     pub(super) fn end_with_snapshot(&self, state: &mut State, install: &Install) -> Vec<Ended> {
         let region = &install.record.region;
-        let ended: Vec<RegionId> = state
-            .table
-            .all_overlapping(&region.range, region.id)
-            .filter(|id| install.record.merges.has_taken(*id))
-            .collect();
         let mut all = Vec::new();
-        for id in ended {
-            let at = state.table.get(id).expect("it overlaps").applied_id();
+        for id in state.table.ended_with(&install.record) {
+            let at = state.table.get(id).expect("it is in the table").applied_id();
             let Some(removed) = state.table.take_in(id, region.id) else { continue };
             all.push(Ended { record: removed.record().clone(), at });
             let (store, source) = (self.store.0, id.0);
@@ -451,13 +464,14 @@ impl Inner {
 
     /// Whether one that would end with the snapshot cannot end just now.
     pub(super) fn is_busy_in_the_way(&self, state: &State, message: &PeerMessage) -> bool {
-        let Some(range) = snapshot_of(message).map(|it| it.region.range) else { return false };
+        let Some(record) = snapshot_of(message) else { return false };
         let is_busy = |id: RegionId| {
             let life = state.table.get(id).map(Replica::life);
             let is_whole = matches!(life, Some(Life::Live | Life::Merging));
             !is_whole || self.is_installing(state, id) || state.table.is_awaited(id)
         };
-        state.table.all_overlapping(&range, message.region).any(is_busy)
+        let covered = state.table.all_overlapping(&record.region.range, message.region);
+        covered.chain(state.table.ended_with(&record)).any(is_busy)
     }
 
     /// Another store says that the region here was taken in by `into`. If that one has ended here, nothing will take this one in any

@@ -53,6 +53,7 @@
 //! |---|---|---|
 //! | the source, behind | the target's commit | the source is brought to its prepare first |
 //! | the source | a snapshot of a region that has taken it in | it ends with it |
+//! | the source, and the target behind | a snapshot of the target, which was split since, beside the source | the source ends with it: what was split off comes by a snapshot of its own |
 //! | the source | a snapshot of another region for a part of its range | refused, as ever |
 //! | the source, the target's replica was removed | word from a store that has the tombstone | it ends as if it had been removed |
 //! | the source, which was removed from it before the merge | word from a store that has the tombstone, and so the last members | it ends, as it was removed |

@@ -151,14 +151,9 @@ impl Store {
             erase(&mut batch, &Region { range: old_range.clone(), ..install.record.region.clone() });
         }
         erase(&mut batch, &install.record.region);
-        let taken: Vec<RegionId> = self
-            .table
-            .all_overlapping(&install.record.region.range, id)
-            .filter(|other| install.record.merges.has_taken(*other))
-            .collect();
-        for source in taken {
-            let at = self.table.get(source).expect("it overlaps").applied_id();
-            let removed = self.table.take_in(source, id).expect("it overlaps");
+        for source in self.table.ended_with(&install.record) {
+            let at = self.table.get(source).expect("it is in the table").applied_id();
+            let removed = self.table.take_in(source, id).expect("it is in the table");
             erase(&mut batch, removed.region());
             describe_end(&mut batch, removed.record(), at);
             self.say(format!("{} ends with it", removed.region()));
