@@ -171,6 +171,10 @@ pub enum Bug {
     NamesRemovedEarly,
     /// A replica that waits for its first snapshot and hears no other member says nothing.
     BlankIsMute,
+    /// A node does not say that the cluster does not take its stores.
+    RefusalNotShown,
+    /// The health of a store's port does not depend on whether the cluster has the store in use.
+    GoneServes,
     /// The log does not learn who invited a replica.
     InvitationLost,
     /// A region that waits to be taken in goes on to be read and written.

@@ -229,10 +229,17 @@ fn phase(phase: Phase) -> &'static str {
 
 /// What is known of this node without asking any other.
 fn this_node(about: &About) -> Value {
-    let (reports, gone, now) = (about.board.read(), about.board.gone(), about.movement.now());
+    let (reports, now) = (about.board.read(), about.movement.now());
+    let (gone, refused) = (about.board.gone(), about.board.refused());
     let lately = about.recent.lock().unwrap_or_else(PoisonError::into_inner).lately();
     let (still, stalls) = (about.movement.still(), about.movement.stalls());
-    let here = |store: &StoreNumbers| store_here(store, now, gone.contains(&store.store));
+    let here = |store: &StoreNumbers| {
+        let instead = match gone.contains(&store.store) {
+            true => Some("was taken out of use".to_owned()),
+            false => refused.as_ref().map(|why| format!("is not taken by the cluster: {why}")),
+        };
+        store_here(store, now, instead)
+    };
     let core = |report: &CoreReport| {
         let still =
             still.iter().find(|(core, _)| *core == report.core).map(|(_, still)| still.as_millis() as u64);
@@ -252,9 +259,9 @@ fn this_node(about: &About) -> Value {
 }
 
 /// How a store of this node does.
-fn store_here(store: &StoreNumbers, now: Mono, gone: bool) -> Value {
-    let well = if gone { "was taken out of use" } else { "serves everything" };
-    let words = store.problem(now).unwrap_or_else(|| well.to_owned());
+/// `instead` is what keeps a store that is well from serving.
+fn store_here(store: &StoreNumbers, now: Mono, instead: Option<String>) -> Value {
+    let words = store.problem(now).or(instead).unwrap_or_else(|| "serves everything".to_owned());
     json!({
         "store": store.store, "state": store.health.standing.name(), "words": words, "note": store.health.note(),
         "regions": store.groups.regions, "leaders": store.groups.leaders, "asleep": store.groups.asleep,

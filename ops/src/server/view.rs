@@ -84,11 +84,12 @@ impl View {
         let (reports, gone, now) = (self.board.read(), self.board.gone(), self.movement.now());
         let stores = reports.iter().flat_map(|core| &core.stores);
         let condition = |store: &StoreNumbers| store_condition(store, now, gone.contains(&store.store));
-        let none = (gone.len() >= self.addresses.stores.len()).then(|| NONE_IN_USE.to_owned());
-        let all =
-            none.map(|problem| Condition { name: "stores".to_owned(), problem: Some(problem), note: None });
         let still = self.movement.still().into_iter().map(|(core, still)| still_condition(core, still));
-        stores.map(condition).chain(all).chain(still).collect()
+        stores
+            .map(condition)
+            .chain(of_cluster(&self.board, self.addresses.stores.len()))
+            .chain(still)
+            .collect()
     }
 
     pub(super) fn status(&self) -> String {
@@ -98,8 +99,9 @@ impl View {
         let stores_now = reports.iter().flat_map(|core| &core.stores);
         let health: Vec<String> =
             stores_now.map(|store| store_health(store, now, gone.contains(&store.store))).collect();
+        let refused = self.board.refused().as_deref().map_or_else(|| "null".to_owned(), json_string);
         format!(
-            "{{\"version\":{},\"node\":\"{}\",\"pd\":{},\"resp\":{},\"stores\":[{}],\"health\":[{}]}}\n",
+            "{{\"version\":{},\"node\":\"{}\",\"pd\":{},\"resp\":{},\"stores\":[{}],\"health\":[{}],\"refused\":{refused}}}\n",
             json_string(env!("CARGO_PKG_VERSION")),
             self.node_id,
             json_string(&self.addresses.pd.to_string()),
@@ -122,6 +124,19 @@ fn store_condition(store: &StoreNumbers, now: Mono, gone: bool) -> Condition {
         false => (problem, note),
     };
     Condition { name: format!("store-{}", store.store), problem, note }
+}
+
+/// What the cluster has against a node with this many stores: that none is in use, or that it does not take them, for example because another
+/// node has its identity. No client is led here then.
+fn of_cluster(board: &Board, stores: usize) -> Vec<Condition> {
+    let none = (board.gone().len() >= stores).then(|| ("stores", NONE_IN_USE.to_owned()));
+    let said = |why| ("cluster", format!("the cluster does not take this node's stores: {why}"));
+    let condition = |(name, problem): (&str, String)| Condition {
+        name: name.to_owned(),
+        problem: Some(problem),
+        note: None,
+    };
+    none.into_iter().chain(board.refused().map(said)).map(condition).collect()
 }
 
 /// What the status page says of a store: the same that readiness depends on.
@@ -171,6 +186,22 @@ mod tests {
         let Condition { name: _, problem, note } = store_condition(&stopped, Mono::default(), true);
         assert_eq!((problem, note), (None, Some(format!("{OUT_OF_USE}; it is damaged"))));
         assert!(store_health(&stopped, Mono::default(), true).contains("\"gone\":true"));
+    }
+
+    #[test]
+    fn a_node_that_the_cluster_does_not_take_is_not_ready_and_says_why() {
+        let board = Board::new(1);
+        assert_eq!(of_cluster(&board, 1), []);
+        assert!(board.note_refused(Some("its identity is in use".to_owned())));
+        let said = "the cluster does not take this node's stores: its identity is in use".to_owned();
+        assert_eq!(
+            of_cluster(&board, 1),
+            [Condition { name: "cluster".to_owned(), problem: Some(said), note: None }]
+        );
+        assert!(board.note_refused(None) && board.note_gone(5));
+        assert_eq!(of_cluster(&board, 2), []);
+        let all = of_cluster(&board, 1);
+        assert!(all.len() == 1 && all[0].problem.as_deref() == Some(NONE_IN_USE), "{all:?}");
     }
 
     #[test]

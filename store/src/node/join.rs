@@ -234,6 +234,7 @@ impl Remote {
             // A newer beat says all that an older one said.
             newest.extend(arrived.drain(..).map(|beat| (beat.core, beat)));
             if let Some(control) = self.host.control() {
+                self.standing.note_refused(None);
                 for (core, beat) in std::mem::take(&mut newest) {
                     let answer = control.take(self.standing.in_use(beat)).await;
                     self.learn_stores(&answer);
@@ -243,7 +244,16 @@ impl Remote {
                 continue;
             }
             if !self.registered.get() && !self.addresses.borrow().is_empty() {
-                self.note(self.register_once().await.err());
+                let entered = self.register_once().await;
+                match &entered {
+                    Ok(()) => self.standing.note_refused(None),
+                    // Another attempt may have entered them meanwhile.
+                    Err(CallError::Refused(_)) if self.registered.get() => {}
+                    Err(CallError::Refused(why)) => self.standing.note_refused(Some(why.message.clone())),
+                    // It says nothing for or against them.
+                    Err(CallError::Unreachable(_)) => {}
+                }
+                self.note(entered.err());
             }
             if self.registered.get() {
                 for (core, beat) in std::mem::take(&mut newest) {
@@ -275,6 +285,7 @@ impl Remote {
         match self.client.report(cluster, NodeId(node), &self.place, beat).await {
             Ok(_) if planted(Bug::AnswersLost) => {}
             Ok(answer) => {
+                self.standing.note_refused(None);
                 self.learn_stores(&answer);
                 self.learn_members(&answer.members);
                 hand_out(answers, core, answer);

@@ -21,12 +21,14 @@ use super::pace::BeatPace;
 use super::rates::Rates;
 use crate::control::{Beat, StoreBeat};
 use crate::gateway::Dispatch;
+use crate::plant::{Bug, planted};
 use crate::region::peers::Behind;
 use crate::region::system::GROUP;
 use crate::shard::Shard;
 use crate::shard::counters::StoreNumbers;
 use crate::shard::links::CoreLinks;
 use crate::wire::board::{Board, CoreReport};
+use crate::wire::health::HealthService;
 use crate::wire::peer::book::AddressBook;
 use crate::wire::{grpc, resp};
 
@@ -225,6 +227,8 @@ pub(super) struct Poster {
     /// What stores that could not be opened say of themselves.
     pub(super) fenced: Vec<StoreNumbers>,
     pub(super) board: Board,
+    /// What the port of each store says to health checks, by the store's id.
+    pub(super) health: Vec<(u64, HealthService)>,
     pub(super) counters: Rc<resp::Counters>,
     pub(super) keys: Rc<Cell<u64>>,
     pub(super) links: Rc<CoreLinks>,
@@ -237,6 +241,9 @@ impl Poster {
     pub(super) async fn run(self, servers: &RefCell<Vec<grpc::Handle>>) {
         loop {
             self.post(servers);
+            for (store, health) in &self.health {
+                health.set_in_use(self.board.is_in_use(*store) || planted(Bug::GoneServes));
+            }
             let changes = self.shards.iter().map(|shard| Box::pin(shard.health_changed()));
             let regularly = pin!(self.rt.sleep(REPORT_EVERY));
             if self.shards.is_empty() {

@@ -139,6 +139,12 @@ impl DataCore {
             shards: stores.shards.values().cloned().collect(),
             fenced: stores.fenced.values().map(Fenced::snapshot).collect(),
             board,
+            health: served
+                .grpc
+                .stores
+                .iter()
+                .map(|it| (plan.identity.store_id(it.index).0, it.health.clone()))
+                .collect(),
             counters: served.resp_counters.clone(),
             keys,
             links: stores.links.clone(),

@@ -1,4 +1,6 @@
 //! Which of a node's stores the cluster still has in use, as it tells the node: when they register, and in the answers to their beats.
+//! And whether it takes them at all: a node that was away may find that another one has its identity meanwhile, because its directory was
+//! copied. That is on the status pages as long as it lasts, and no health check says that its stores serve.
 //!
 //! One that was taken out of use for good stays so, has no region, and takes part in nothing: it is named once in the log and on the status
 //! pages (by way of the board), and nothing of it is reported. Its node goes on with the others. What the node cannot do is serve
@@ -58,6 +60,19 @@ impl Standing {
         tracing::warn!(store = store.0, "a store of this node is gone: {OUT_OF_USE}");
         if self.check().is_err() {
             tracing::error!("{NONE_IN_USE}");
+        }
+    }
+
+    /// The cluster does not take the stores of this node while it runs, and why; or it does.
+    pub(super) fn note_refused(&self, why: Option<String>) {
+        if planted(Bug::RefusalNotShown) {
+            return;
+        }
+        let said = why.clone();
+        match (self.board.note_refused(why), said) {
+            (true, Some(why)) => tracing::error!(why, "the cluster does not take this node's stores"),
+            (true, None) => tracing::info!("the cluster takes this node's stores"),
+            (false, _) => {}
         }
     }
 

@@ -148,8 +148,6 @@ pub struct ServedStores {
     pub servers: Rc<RefCell<Vec<grpc::Handle>>>,
     /// Where each is.
     pub stores: Vec<ServedStore>,
-    /// What each says to health checks.
-    health: Vec<HealthService>,
 }
 
 /// One store of a core and its port.
@@ -160,6 +158,8 @@ pub struct ServedStore {
     pub shard: Option<Shard>,
     /// Where it is served.
     pub addr: SocketAddr,
+    /// What it says to health checks.
+    pub(super) health: HealthService,
 }
 
 /// A core that takes connections.
@@ -213,7 +213,7 @@ impl Core {
         addrs: &[(usize, SocketAddr)],
         options: &grpc::Options,
     ) -> Result<ServedStores, String> {
-        let (mut servers, mut stores, mut healths) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut servers, mut stores) = (Vec::new(), Vec::new());
         for (index, wanted) in addrs.iter().copied() {
             let shard = self.stores.shards.get(&index).cloned();
             let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
@@ -235,17 +235,16 @@ impl Core {
                 ..options.clone()
             };
             servers.push(grpc::serve(rt, listener, service, options));
-            stores.push(ServedStore { index, shard, addr });
-            healths.push(health);
+            stores.push(ServedStore { index, shard, addr, health });
         }
-        Ok(ServedStores { servers: Rc::new(RefCell::new(servers)), stores, health: healths })
+        Ok(ServedStores { servers: Rc::new(RefCell::new(servers)), stores })
     }
 }
 
 impl Served {
     /// Lets health checks say that no more calls are wanted. Those that come are served.
     pub(super) fn announce(&self) {
-        self.grpc.health.iter().for_each(|health| health.set_serving(false));
+        self.grpc.stores.iter().for_each(|store| store.health.set_serving(false));
     }
 
     /// Accepts nothing more, and lets sessions and calls finish within `time_max`. Whether they have.

@@ -52,13 +52,18 @@ pub struct CoreReport {
 pub struct Board {
     slots: Arc<Vec<Mutex<CoreReport>>>,
     gone: Arc<Mutex<BTreeSet<u64>>>,
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Board {
     /// A board for `cores` cores.
     pub fn new(cores: usize) -> Self {
         let slot = |core| Mutex::new(CoreReport { core, ..CoreReport::default() });
-        Self { slots: Arc::new((0..cores).map(slot).collect()), gone: Arc::default() }
+        Self {
+            slots: Arc::new((0..cores).map(slot).collect()),
+            gone: Arc::default(),
+            refused: Arc::default(),
+        }
     }
 
     /// Replaces a core's report.
@@ -75,6 +80,24 @@ impl Board {
     /// The stores of this node that the cluster took out of use for good.
     pub fn gone(&self) -> BTreeSet<u64> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why the cluster does not take this node's stores, or that it does. Whether that is new.
+    pub fn note_refused(&self, why: Option<String>) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = refused.is_some() != why.is_some();
+        *refused = why;
+        is_new
+    }
+
+    /// Why the cluster does not take this node's stores, if it does not.
+    pub fn refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the cluster has a store of this node in use, as far as the node has heard.
+    pub fn is_in_use(&self, store: u64) -> bool {
+        self.refused().is_none() && !self.gone().contains(&store)
     }
 
     /// The latest report of every core.

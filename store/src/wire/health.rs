@@ -1,5 +1,7 @@
 //! The standard health service. Clients ask it on a fresh connection, and a store that does not say SERVING within a second
 //! counts as gone; or they watch it, and hear of every change until the server drains.
+//!
+//! Two things decide, and neither undoes the other: whether the server serves, and whether the cluster has the store behind it in use.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -24,12 +26,13 @@ pub struct HealthService(Rc<State>);
 #[derive(Debug)]
 struct State {
     serving: Cell<bool>,
+    in_use: Cell<bool>,
     watchers: Rc<Waiters>,
 }
 
 impl Default for HealthService {
     fn default() -> Self {
-        Self(Rc::new(State { serving: Cell::new(true), watchers: Rc::default() }))
+        Self(Rc::new(State { serving: Cell::new(true), in_use: Cell::new(true), watchers: Rc::default() }))
     }
 }
 
@@ -41,15 +44,23 @@ impl HealthService {
         }
     }
 
+    /// Says from now on whether the cluster has the store behind the server in use. One that is out of use, or that another one has taken
+    /// the place of, is reached by its port, and no client should go there.
+    pub fn set_in_use(&self, in_use: bool) {
+        if self.0.in_use.replace(in_use) != in_use {
+            self.0.watchers.wake_all();
+        }
+    }
+
     /// Whether the server wants calls.
     pub fn is_serving(&self) -> bool {
-        self.0.serving.get()
+        self.0.serving.get() && self.0.in_use.get()
     }
 
     /// Answers a check of the whole server or of one of its `services`.
     pub(crate) fn check(&self, request: &HealthCheckRequest, services: &[&str]) -> HealthCheckResponse {
         let known = request.service.is_empty() || services.contains(&request.service.as_str());
-        let status = match (known, self.0.serving.get()) {
+        let status = match (known, self.is_serving()) {
             (false, _) => ServingStatus::ServiceUnknown,
             (true, true) => ServingStatus::Serving,
             (true, false) => ServingStatus::NotServing,

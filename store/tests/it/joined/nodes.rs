@@ -13,6 +13,8 @@ use store::config::{Config, Limits, Machine, SyncMethod};
 use store::node::{NodeRequest, Setup, StartError, Started, run};
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{Code, Status};
+use store::wire::proto::health::health_check_response::ServingStatus;
+use store::wire::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use store::wire::proto::pdpb::{GetAllStoresRequest, GetAllStoresResponse};
 
 /// The port of the PD API; store N has this plus N.
@@ -157,6 +159,14 @@ pub(crate) fn call<A: prost::Message + Default + 'static>(
         }
         panic!("{addr} does not answer");
     })
+}
+
+/// Whether the port at `addr` says that it serves.
+pub(crate) fn serves(world: &World, addr: SocketAddr) -> bool {
+    let asked = HealthCheckRequest::default();
+    let answer: HealthCheckResponse =
+        call(world, addr, "/grpc.health.v1.Health/Check", asked).expect("it answers");
+    answer.status() == ServingStatus::Serving
 }
 
 /// Every store that the scheduler at `addr` knows: its id, its node, and where it is.

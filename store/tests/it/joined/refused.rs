@@ -1,6 +1,7 @@
 //! Who may not join, and the refusal: a sentence with culprit and remedy, and nothing is left of the attempt.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use engine::rt::sim::{Options, World};
 use store::config::Config;
@@ -12,7 +13,7 @@ use store::wire::proto::ringkeep::{
     RemoveStoreResponse, ReportRequest, ReportResponse, StoreReport,
 };
 
-use super::nodes::{Member, call, stores};
+use super::nodes::{Member, call, serves, stores};
 
 /// A node of `cluster`, begun by node `first`, that has joined.
 fn two(seed: u64) -> (World, Member, Member) {
@@ -65,6 +66,30 @@ fn a_copy_of_a_member_is_refused_while_the_member_is_there() {
     assert_eq!(stores(&world, host.pd())[1].2, copy.node.addr(2001).to_string());
 }
 
+/// The member hangs for so long that a copy of its directory takes its place; then it goes on.
+#[test]
+fn a_member_whose_identity_was_taken_is_not_ready_until_it_has_it_again() {
+    let (world, host, other) = two(89);
+    let (place, mut copy) = (other.node.addr(2001), Member::new(&world, 2, 1));
+    let board = || other.said().expect("it was said").expect("it serves").board;
+    assert!(board().refused().is_none() && serves(&world, place));
+    other.node.pause();
+    copy.node.disk().set_contents(&other.node.disk().contents());
+    copy.start(&world, &[]).expect("the store seems to have moved");
+    assert_eq!(stores(&world, host.pd())[1].2, copy.node.addr(2001).to_string());
+    other.node.resume();
+    world.run_for(Duration::from_secs(10));
+    let said = board().refused().expect("it is not the one that the cluster means");
+    assert!(said.contains("the identity of store") && said.contains("Stop one of the two"), "{said}");
+    assert!(!serves(&world, place), "no client is to go there");
+    assert!(serves(&world, copy.node.addr(2001)), "the other one has the place");
+    copy.end(true);
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(board().refused(), None);
+    assert!(serves(&world, place));
+    assert_eq!(stores(&world, host.pd())[1].2, place.to_string());
+}
+
 #[test]
 fn a_member_whose_directory_was_wiped_is_refused() {
     let (world, host, mut other) = two(83);
@@ -85,7 +110,7 @@ fn a_member_whose_directory_was_wiped_is_refused() {
     let remove = RemoveStoreRequest { store: known[1].0 };
     call::<RemoveStoreResponse>(&world, host.pd(), "/ringkeep.Scheduler/RemoveStore", remove)
         .expect("it goes");
-    world.run_for(std::time::Duration::from_secs(30));
+    world.run_for(Duration::from_secs(30));
     other.change = |_| {};
     other.start(&world, &[host.pd()]).expect("the address is free");
     assert_eq!(stores(&world, host.pd()).len(), 4);
@@ -118,13 +143,13 @@ fn a_store_that_leaves_is_taken_back(seed: u64, attempts: u32) {
     }
     kept.expect("it is still there");
     // Long enough to bury what is empty.
-    world.run_for(std::time::Duration::from_secs(30));
+    world.run_for(Duration::from_secs(30));
     other.end(true);
     other.start(&world, &[]).expect("it belongs to the cluster as before");
     let gone = keep(77).expect_err("there is none");
     assert!(gone.message.contains("store 77 has not joined"), "{gone}");
     remove(ids[1]).expect("it goes");
-    world.run_for(std::time::Duration::from_secs(30));
+    world.run_for(Duration::from_secs(30));
     let gone = keep(ids[1]).expect_err("it is gone");
     assert!(gone.message.contains("was taken out of use for good"), "{gone}");
 }
@@ -201,7 +226,8 @@ fn versions_counts_and_reports_of_strangers_are_refused_by_name() {
 /// Each of the bugs makes one of the tests above fail.
 #[test]
 fn bugs_of_those_who_let_in_are_caught() {
-    let scenarios: [(Bug, fn()); 4] = [
+    let scenarios: [(Bug, fn()); 5] = [
+        (Bug::RefusalNotShown, a_member_whose_identity_was_taken_is_not_ready_until_it_has_it_again),
         (Bug::StrangersBelieved, versions_counts_and_reports_of_strangers_are_refused_by_name),
         (Bug::AddressGivenAway, a_member_whose_directory_was_wiped_is_refused),
         (Bug::OldPlaceNotAsked, a_copy_of_a_member_is_refused_while_the_member_is_there),

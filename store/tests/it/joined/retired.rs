@@ -9,7 +9,7 @@ use store::wire::board::Board;
 use store::wire::proto::pdpb::{GetAllStoresRequest, GetAllStoresResponse};
 use store::wire::proto::ringkeep::{RemoveStoreRequest, RemoveStoreResponse};
 
-use super::nodes::{Member, call, stores};
+use super::nodes::{Member, call, serves, stores};
 
 /// Longer than an empty store takes to be gone.
 const GONE_MAX: Duration = Duration::from_secs(120);
@@ -68,10 +68,17 @@ fn a_node_goes_on_with_the_stores_that_are_in_use() {
     let (world, [first, mut second], ids) = two_of_two(301);
     take_out(&world, &first, (&second, ids[3]));
     assert!(is_heard(&world, &first, ids[2]), "the other one is heard on");
+    let ports = [second.node.addr(2001), second.node.addr(2002)];
+    assert_eq!(
+        ports.map(|port| serves(&world, port)),
+        [true, false],
+        "no client is to go to the one that is gone"
+    );
     second.drain(&world);
     second.start(&world, &[]).expect("its other store is in use");
     assert_eq!(board(&second).gone(), [ids[3]].into(), "it is named");
     assert!(is_heard(&world, &first, ids[2]), "the other one serves");
+    assert_eq!(ports.map(|port| serves(&world, port)), [true, false], "nor after the next start");
     // The last one goes, too: the node says so while it runs, and does not start again.
     take_out(&world, &first, (&second, ids[2]));
     assert_eq!(board(&second).gone(), [ids[2], ids[3]].into());
@@ -107,7 +114,8 @@ fn a_node_that_starts_while_no_scheduler_answers_hears_it_later() {
 /// Each of the bugs makes one of the tests above fail.
 #[test]
 fn bugs_of_a_node_without_one_of_its_stores_are_caught() {
-    let scenarios: [(Bug, fn()); 4] = [
+    let scenarios: [(Bug, fn()); 5] = [
+        (Bug::GoneServes, a_node_goes_on_with_the_stores_that_are_in_use),
         (Bug::OneGoneEndsStart, a_node_goes_on_with_the_stores_that_are_in_use),
         (Bug::OneGoneEndsStart, a_node_whose_first_store_kept_the_state_goes_on_without_it),
         (Bug::NoneLeftStarts, a_node_goes_on_with_the_stores_that_are_in_use),
