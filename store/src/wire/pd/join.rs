@@ -9,6 +9,9 @@
 //! of that id answers for this cluster, and the address of one that still answers where it was is never changed. A new store at the address of one that
 //! is silent takes its place: what answers there is the new one, so the old one does not. Only ids that this
 //! cluster has handed out are dialled for, and few at a time.
+//!
+//! A store that is announced by another name or address of its host answers at both. What distinguishes it from a copy is what was drawn for the opening
+//! ([`lineage`](crate::region::lineage)): two directories have never drawn the same for the latest one.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,10 +22,11 @@ use scheduler::{NodeId, StateRefusal, StoreDescriptor, StoreId, StoreRefusal};
 
 use super::{Pd, denied};
 use crate::control::{Denied, Joining};
+use crate::region::lineage::Opening;
 use crate::wire::grpc::{Code, Status};
 use crate::wire::peer::book::is_address;
 use crate::wire::peer::link::LinkError;
-use crate::wire::peer::open::{Purpose, Speaker, introduce};
+use crate::wire::peer::open::{Purpose, Speaker, meet};
 use crate::wire::proto::metapb;
 use crate::wire::proto::pdpb::{self, ErrorType};
 
@@ -82,8 +86,8 @@ impl Dialer {
         Ok(Dial(self.dialling.clone()))
     }
 
-    /// Whether `store` answers at `address`. A connection that breaks once may be a disturbance of the network.
-    async fn dial(&self, store: StoreId, address: &str) -> Result<(), LinkError> {
+    /// Whether `store` answers at `address`, and by which opening. A connection that breaks once may be a disturbance of the network.
+    async fn dial(&self, store: StoreId, address: &str) -> Result<Opening, LinkError> {
         for _ in 1..DIAL_TRIES {
             match self.dial_once(store, address).await {
                 Err(LinkError::Io(_) | LinkError::Closed) => self.rt.sleep(DIAL_PAUSE).await,
@@ -93,12 +97,10 @@ impl Dialer {
         self.dial_once(store, address).await
     }
 
-    async fn dial_once(&self, store: StoreId, address: &str) -> Result<(), LinkError> {
-        let introduced = self
-            .rt
-            .timeout(DIAL_MAX, introduce(&self.rt, Purpose::Messages, &self.speaker, address, store))
-            .await;
-        introduced.unwrap_or(Err(LinkError::Timeout)).map(drop)
+    async fn dial_once(&self, store: StoreId, address: &str) -> Result<Opening, LinkError> {
+        let met = meet(&self.rt, Purpose::Messages, &self.speaker, address, store);
+        let (_, theirs) = self.rt.timeout(DIAL_MAX, met).await.unwrap_or(Err(LinkError::Timeout))?;
+        Ok(Opening { number: theirs.incarnation, drawn: theirs.lineage.drawn_for(theirs.incarnation) })
     }
 }
 
@@ -125,9 +127,11 @@ impl Pd {
         };
         if joining != Joining::Known {
             let _dial = dialer.begin()?;
-            dialer.dial(wanted.id, &wanted.address).await.map_err(|error| unreachable(&wanted, &error))?;
+            let dialled = dialer.dial(wanted.id, &wanted.address).await;
+            let there = dialled.map_err(|error| unreachable(&wanted, &error))?;
             if let Joining::MovedFrom(before) = &joining
-                && dialer.dial(wanted.id, before).await.is_ok()
+                && let Ok(opening) = dialer.dial(wanted.id, before).await
+                && (opening != there || there.drawn == 0)
             {
                 return Err(in_use(&wanted, before));
             }

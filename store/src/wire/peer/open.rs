@@ -130,6 +130,20 @@ pub async fn introduce(
     address: &str,
     to: StoreId,
 ) -> Result<Stream, LinkError> {
+    meet(rt, purpose, speaker, address, to).await.map(|(stream, _)| stream)
+}
+
+/// The same, with what the other side says of itself.
+///
+/// # Errors
+/// As above.
+pub(in crate::wire) async fn meet(
+    rt: &Rt,
+    purpose: Purpose,
+    speaker: &Speaker,
+    address: &str,
+    to: StoreId,
+) -> Result<(Stream, Hello), LinkError> {
     let mut stream = connect(rt, address).await?;
     let mut decoder = Decoder::new(HELLO_BYTES_MAX);
     let mut bytes = Vec::new();
@@ -151,7 +165,7 @@ pub async fn introduce(
                 return Err(Rejection::OtherStore { meant: to, here: theirs.store }.into());
             }
             hello::judge(&ours, &theirs, Opening::default())?;
-            Ok(stream)
+            Ok((stream, theirs))
         }
         FrameKind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
         FrameKind::Hello

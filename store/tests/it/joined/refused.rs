@@ -66,6 +66,26 @@ fn a_copy_of_a_member_is_refused_while_the_member_is_there() {
     assert_eq!(stores(&world, host.pd())[1].2, copy.node.addr(2001).to_string());
 }
 
+/// Whoever is announced by another name or address of its host answers where it was, too, and is no copy for that.
+#[test]
+fn a_member_that_is_announced_by_another_name_of_its_host_has_moved() {
+    let (world, host, mut other) = two(90);
+    world.name("two.test", &other.node);
+    other.drain(&world);
+    let known = stores(&world, host.pd());
+    other.change = |config: &mut Config| config.advertise = Some("two.test".to_owned());
+    other.start(&world, &[]).expect("it is what it was");
+    let named = stores(&world, host.pd());
+    assert_eq!(named[1], (known[1].0, known[1].1, "two.test:2001".to_owned()));
+    other.end(true);
+    other.change = |_| {};
+    other.start(&world, &[]).expect("and back");
+    assert_eq!(stores(&world, host.pd()), known);
+    world.run_for(Duration::from_secs(5));
+    let board = other.said().expect("it was said").expect("it serves").board;
+    assert!(board.refused().is_none() && serves(&world, other.node.addr(2001)));
+}
+
 /// The member hangs for so long that a copy of its directory takes its place; then it goes on.
 #[test]
 fn a_member_whose_identity_was_taken_is_not_ready_until_it_has_it_again() {
