@@ -47,6 +47,14 @@ pub enum StateCommand {
         /// Whose place it takes.
         gone: StoreId,
     },
+    /// The same, where the node of the one that is gone has other stores in use: they are taken out of use with it, because a new node may
+    /// have fewer stores. Who proposes it has seen that all of them are silent.
+    ReplaceNode {
+        /// The new store.
+        store: StoreDescriptor,
+        /// Whose place it takes.
+        gone: StoreId,
+    },
     /// Drains a store, takes it back, or buries it.
     SetLifecycle {
         /// The store.
@@ -133,6 +141,18 @@ pub struct State {
     image: StateImage,
 }
 
+impl StateImage {
+    /// The other stores in use of the node of `store`.
+    #[must_use]
+    pub fn beside(&self, store: StoreId) -> Vec<StoreId> {
+        let node = self.stores.get(&store).map(|known| known.node);
+        let beside = |known: &&StoreDescriptor| {
+            known.id != store && Some(known.node) == node && known.lifecycle == Lifecycle::Up
+        };
+        self.stores.values().filter(beside).map(|known| known.id).collect()
+    }
+}
+
 impl State {
     /// The state of a cluster that has not begun.
     #[must_use]
@@ -191,6 +211,12 @@ impl State {
             StateCommand::AllocateIds { count } => return self.allocate(count).map(StateAnswer::Ids),
             StateCommand::PutStore(store) => self.put_store(store, None)?,
             StateCommand::ReplaceStore { store, gone } => self.replace_store(store, gone)?,
+            StateCommand::ReplaceNode { store, gone } => {
+                let is_new = !self.image.stores.contains_key(&store.id);
+                let others = if is_new { self.image.beside(gone) } else { Vec::new() };
+                self.replace_store(store, gone)?;
+                others.into_iter().for_each(|other| self.change_lifecycle(other, Lifecycle::Offline));
+            }
             StateCommand::SetLifecycle { store, lifecycle } => self.set_lifecycle(store, lifecycle)?,
             StateCommand::SetEvicting { store, evicting } => {
                 self.known(store)?;

@@ -159,6 +159,37 @@ fn a_new_store_takes_the_place_of_one_that_is_gone() {
     assert_eq!(state.apply(replace(new(8, 18), 5)), gone, "its place is not its own any more");
 }
 
+/// A node in the place of one that is gone may have fewer stores, so all of that one are taken out of use together.
+#[test]
+fn a_node_that_is_replaced_goes_with_all_of_its_stores() {
+    let mut state = state_of(3, &[11, 12, 12, 12, 13]);
+    let new = |id, node, address: &str| StoreDescriptor::new(StoreId(id), NodeId(node), address);
+    let replace = |store, gone| StateCommand::ReplaceNode { store, gone: StoreId(gone) };
+    let lifecycles = |state: &State| -> Vec<Lifecycle> {
+        state.image().stores.values().map(|store| store.lifecycle).collect()
+    };
+    let (up, offline) = (Lifecycle::Up, Lifecycle::Offline);
+    let set = |id, lifecycle| StateCommand::SetLifecycle { store: StoreId(id), lifecycle };
+    assert_eq!(state.apply(set(4, offline)), Ok(StateAnswer::Done));
+    assert_eq!(state.apply(set(4, Lifecycle::Tombstone)), Ok(StateAnswer::Done));
+    // What is refused changes nothing.
+    let before = state.clone();
+    let elsewhere = StateRefusal::Moved { store: StoreId(3), address: "3:1".into() };
+    assert_eq!(state.apply(replace(new(6, 16, "2:1"), 3)), Err(elsewhere));
+    assert_eq!(state, before);
+    assert_eq!(state.image().beside(StoreId(2)), [StoreId(3)]);
+    assert_eq!(state.apply(replace(new(6, 16, "2:1"), 2)), Ok(StateAnswer::Done));
+    assert_eq!(lifecycles(&state), [up, offline, offline, Lifecycle::Tombstone, up, up]);
+    assert_eq!(State::restore(state.image().clone()), Ok(state.clone()));
+    let done = state.clone();
+    assert_eq!(state.apply(replace(new(6, 16, "2:1"), 2)), Ok(StateAnswer::Done), "said again");
+    assert_eq!(state, done);
+    // The next store of the new node has the place of one that has gone already.
+    let next = StateCommand::ReplaceStore { store: new(7, 16, "3:1"), gone: StoreId(3) };
+    assert_eq!(state.apply(next), Ok(StateAnswer::Done));
+    assert_eq!(lifecycles(&state), [up, offline, offline, Lifecycle::Tombstone, up, up, up]);
+}
+
 /// What is refused has changed nothing, and is no change that anyone is shown.
 #[test]
 fn changes_of_the_configuration_are_kept_with_it_and_survive_a_snapshot() {
@@ -193,7 +224,7 @@ fn random_command(rng: &mut Rng) -> StateCommand {
     let absurd = rng.one_in(8);
     let mut number = |bound: u64| if absurd { rng.next() } else { rng.next() % bound };
     let id = StoreId(number(12));
-    match number(10) {
+    match number(11) {
         0 => StateCommand::Bootstrap { cluster: number(3) },
         1 => StateCommand::AllocateIds { count: number(4) },
         2 => {
@@ -223,6 +254,11 @@ fn random_command(rng: &mut Rng) -> StateCommand {
             let store = StoreDescriptor::new(id, NodeId(number(3)), address);
             StateCommand::ReplaceStore { store, gone: StoreId(number(12)) }
         }
+        9 => {
+            let address = ["a", "b", "c", "d"][(number(4) % 4) as usize];
+            let store = StoreDescriptor::new(id, NodeId(number(3)), address);
+            StateCommand::ReplaceNode { store, gone: StoreId(number(12)) }
+        }
         _ => StateCommand::AdvanceGcSafePoint { timestamp: number(1000) },
     }
 }
@@ -250,7 +286,7 @@ fn replicas_agree_and_invariants_hold_under_random_commands() {
                 assert_eq!(state, before, "a refusal changed the state");
             }
             check_invariants(before.image(), state.image());
-            if matches!(command, StateCommand::ReplaceStore { .. }) {
+            if matches!(command, StateCommand::ReplaceStore { .. } | StateCommand::ReplaceNode { .. }) {
                 replaced += u64::from(answer.is_ok());
             } else {
                 let (before, after) = (shared(before.image()), shared(state.image()));

@@ -1,14 +1,14 @@
 //! Stores of other nodes that want to join, or that moved to another address.
 //!
-//! A new store may have the address of one that is silent: it takes its place then, and the old one is taken out of use, both by one entry of
-//! the log. A store that is heard is never displaced.
+//! A new store may have the address of one that is silent: it takes its place then, and the old one is taken out of use with all other stores
+//! of its node, by one entry of the log: the new node may have fewer. A node of which a store is heard is never displaced.
 //!
 //! Their ids come from [`Control::alloc_ids`]; what is asked here is whether a store of this id and node may be entered as it describes
 //! itself, and then to enter it. That the store is really reached where it says, by who dials it, is found out between the two.
 
 use std::fmt;
 
-use scheduler::{Lifecycle, NodeId, State, StateCommand, StoreDescriptor, StoreId};
+use scheduler::{Lifecycle, NodeId, State, StateCommand, StateImage, StoreDescriptor, StoreId};
 
 use super::denied::Denied;
 use super::{Control, time};
@@ -85,6 +85,8 @@ pub enum Joining {
     MovedFrom(String),
     /// It is new, and this store, which is silent, was at its address.
     InPlaceOf(StoreId),
+    /// The same, and the node of that one has other stores in use, which are silent, too.
+    InPlaceOfNode(StoreId),
 }
 
 impl Control {
@@ -96,7 +98,8 @@ impl Control {
     pub async fn grant_node(&self, stores: u64, addresses: &[String]) -> Result<GrantedNode, Denied> {
         let holders = self.0.state.known(|image| {
             let there = image.stores.values().filter(|store| store.lifecycle != Lifecycle::Tombstone);
-            there.filter(|store| addresses.contains(&store.address)).cloned().collect::<Vec<_>>()
+            let holders = there.filter(|store| addresses.contains(&store.address));
+            holders.flat_map(|holder| displaced(image, holder)).collect::<Vec<_>>()
         });
         for holder in holders.unwrap_or_default() {
             self.is_silent(&holder)?;
@@ -152,10 +155,14 @@ impl Control {
         let joining = match image.stores.get(&wanted.id) {
             None => {
                 let holders = || image.stores.values().filter(there);
-                holders().try_for_each(|holder| self.is_silent(holder))?;
+                let all = holders().flat_map(|holder| displaced(&image, holder));
+                all.into_iter().try_for_each(|store| self.is_silent(&store))?;
                 // Of those that had the address one after the other, the last one.
                 let last = holders().max_by_key(|holder| (holder.lifecycle == Lifecycle::Up, holder.id));
-                last.map_or(Joining::New, |holder| Joining::InPlaceOf(holder.id))
+                last.map_or(Joining::New, |holder| match image.beside(holder.id).is_empty() {
+                    true => Joining::InPlaceOf(holder.id),
+                    false => Joining::InPlaceOfNode(holder.id),
+                })
             }
             Some(known) if known.address != wanted.address && !planted(Bug::OldPlaceNotAsked) => {
                 Joining::MovedFrom(known.address.clone())
@@ -177,16 +184,21 @@ impl Control {
         let joining = self.may_join(&wanted)?;
         self.0.state.apply(entry(&joining, wanted.clone())).await?;
         let displaced = match joining {
-            Joining::InPlaceOf(gone) => {
+            Joining::InPlaceOf(gone) | Joining::InPlaceOfNode(gone) => {
                 tracing::warn!(
                     store = wanted.id.0,
                     gone = gone.0,
                     address = wanted.address,
-                    "a new store takes the place of one that was silent, which is taken out of use"
+                    "a new store takes the place of one that was silent, which is taken out of use with all of its node"
                 );
-                self.0.state.known(|image| image.stores.get(&gone).cloned()).flatten()
+                let of_node = |image: &StateImage| {
+                    let node = image.stores.get(&gone).map(|gone| gone.node);
+                    let all = image.stores.values().filter(|store| Some(store.node) == node);
+                    all.cloned().collect::<Vec<_>>()
+                };
+                self.0.state.known(of_node).unwrap_or_default()
             }
-            Joining::Known | Joining::New | Joining::MovedFrom(_) => None,
+            Joining::Known | Joining::New | Joining::MovedFrom(_) => Vec::new(),
         };
         // The old one first: two in use do not share an address.
         for descriptor in displaced.into_iter().chain([wanted]) {
@@ -197,10 +209,18 @@ impl Control {
     }
 }
 
+/// What leaves where the place of `holder` is taken: it, and the other stores in use of its node.
+fn displaced(image: &StateImage, holder: &StoreDescriptor) -> Vec<StoreDescriptor> {
+    let beside = image.beside(holder.id);
+    let beside = beside.iter().filter_map(|other| image.stores.get(other));
+    std::iter::once(holder).chain(beside).cloned().collect()
+}
+
 /// The command that enters a store.
 fn entry(joining: &Joining, store: StoreDescriptor) -> StateCommand {
     match joining {
         Joining::InPlaceOf(gone) => StateCommand::ReplaceStore { store, gone: *gone },
+        Joining::InPlaceOfNode(gone) => StateCommand::ReplaceNode { store, gone: *gone },
         Joining::Known | Joining::New | Joining::MovedFrom(_) => StateCommand::PutStore(store),
     }
 }

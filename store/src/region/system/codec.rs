@@ -53,6 +53,7 @@ enum CommandImage {
     SetServiceSafePoint { point: ServiceImage, now_ms: u64 },
     ChangeConfig { config: ConfigImage, changes: Vec<ChangeImage> },
     ReplaceStore { store: StoreImage, gone: u64 },
+    ReplaceNode { store: StoreImage, gone: u64 },
 }
 
 /// Rows by their keys.
@@ -68,6 +69,9 @@ pub fn encode(command: &SystemCommand) -> Vec<u8> {
             StateCommand::PutStore(store) => CommandImage::PutStore(StoreImage::from(store)),
             StateCommand::ReplaceStore { store, gone } => {
                 CommandImage::ReplaceStore { store: StoreImage::from(store), gone: gone.0 }
+            }
+            StateCommand::ReplaceNode { store, gone } => {
+                CommandImage::ReplaceNode { store: StoreImage::from(store), gone: gone.0 }
             }
             StateCommand::SetLifecycle { store, lifecycle } => {
                 CommandImage::SetLifecycle { store: store.0, lifecycle: lifecycle_byte(*lifecycle) }
@@ -114,6 +118,9 @@ pub fn decode(body: &[u8]) -> Result<SystemCommand, DamagedState> {
         CommandImage::ReplaceStore { store, gone } => {
             StateCommand::ReplaceStore { store: store.restore()?, gone: StoreId(gone) }
         }
+        CommandImage::ReplaceNode { store, gone } => {
+            StateCommand::ReplaceNode { store: store.restore()?, gone: StoreId(gone) }
+        }
         CommandImage::SetLifecycle { store, lifecycle: byte } => {
             StateCommand::SetLifecycle { store: StoreId(store), lifecycle: lifecycle(byte)? }
         }
@@ -155,6 +162,12 @@ pub fn changed(command: &StateCommand, state: &StateImage) -> Rows {
         }
         StateCommand::ReplaceStore { store, gone } => {
             return [store.id, *gone].into_iter().filter_map(|id| self::store(state, id)).collect();
+        }
+        StateCommand::ReplaceNode { store, gone } => {
+            let node = state.stores.get(gone).map(|gone| gone.node);
+            let of_node =
+                state.stores.values().filter(|known| Some(known.node) == node).map(|known| known.id);
+            return of_node.chain([store.id]).filter_map(|id| self::store(state, id)).collect();
         }
         StateCommand::SetConfig(_) => Some(config(state)),
         StateCommand::ChangeConfig { .. } => return Rows::from([config(state), config_changes(state)]),
@@ -400,6 +413,27 @@ mod tests {
         assert_eq!(all, rows(state.image()), "what is written anew is what has changed");
         let pairs: Vec<(&[u8], &[u8])> = all.iter().map(|(key, value)| (&key[..], &value[..])).collect();
         assert_eq!(restore(pairs.into_iter()).unwrap().unwrap(), state);
+    }
+
+    /// And then that it is one of a node that has others.
+    #[test]
+    fn a_node_that_is_replaced_changes_the_rows_of_all_of_its_stores() {
+        let mut image = sample();
+        let gone = image.stores[&StoreId(1)].clone();
+        let other = StoreDescriptor::new(StoreId(8), gone.node, "127.0.0.1:20999");
+        image.stores.insert(other.id, other);
+        let store = StoreDescriptor::new(StoreId(9), NodeId(4), gone.address.clone());
+        let command = StateCommand::ReplaceNode { store, gone: gone.id };
+        let payload = encode(&SystemCommand::Change(command.clone()));
+        let mut state = State::restore(image.clone()).expect("a state that can exist");
+        state.apply(command.clone()).expect("it takes its place");
+        let changed = changed(&command, state.image());
+        let pieces = changed.iter().flat_map(|(key, value)| [key.as_slice(), value.as_slice()]);
+        compare_with_fixture("replaced_node.bin", &joined(std::iter::once(&payload[..]).chain(pieces)));
+        assert_eq!(decode(&payload[1..]), Ok(SystemCommand::Change(command)));
+        let mut all = rows(&image);
+        all.extend(changed);
+        assert_eq!(all, rows(state.image()), "what is written anew is what has changed");
     }
 
     #[test]

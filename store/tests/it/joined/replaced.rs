@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use engine::rt::sim::{Options, World};
 use store::wire::proto::ringkeep::{StoresRequest, StoresResponse};
 
 use super::asking::{Run, voters};
-use super::nodes::stores;
+use super::nodes::{Member, call, stores};
 
 /// Silence after which a store counts as disconnected, and a little more.
 const SILENT: Duration = Duration::from_secs(22);
@@ -71,4 +72,30 @@ fn an_empty_node_takes_the_place_of_one_that_is_gone() {
     run.pass(Duration::from_secs(10)).expect("nothing is wrong");
     let heir = run.host(asked).expect("another one hosts it");
     assert_ne!(heir, host);
+}
+
+/// A machine with fewer cores takes the place of the one that is gone: no store of that one stays in use.
+#[test]
+fn a_node_with_fewer_stores_takes_the_place_of_all_of_those_that_are_gone() {
+    let world = World::new(172, Options::default());
+    let (mut host, mut lost) = (Member::new(&world, 0, 1), Member::new(&world, 1, 3));
+    host.start(&world, &[]).expect("a cluster of one begins");
+    let pd = host.pd();
+    lost.start(&world, &[pd]).expect("it joins");
+    let before = stores(&world, pd);
+    assert_eq!(before.len(), 4, "{before:?}");
+    lost.end(true);
+    lost.node.disk().wipe();
+    world.run_for(SILENT);
+    let mut new = Member::new(&world, 1, 2);
+    new.start(&world, &[pd]).expect("it takes the place of the old one");
+    world.run_for(Duration::from_secs(3));
+    let all: StoresResponse =
+        call(&world, pd, "/ringkeep.Scheduler/Stores", StoresRequest::default()).expect("it says");
+    let old: BTreeSet<u64> = before[1..].iter().map(|(id, ..)| *id).collect();
+    for store in &all.stores {
+        let gone = ["offline", "tombstone"].contains(&&store.health[..]);
+        assert_eq!(gone, old.contains(&store.store), "{store:?}");
+    }
+    assert_eq!(all.stores.len(), 6, "two are new: {:?}", all.stores);
 }
