@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
+use engine::rt::Rt;
 use serde_json::{Value, json};
 use store::wire::pd::client::{CallError, SchedulerClient};
 use store::wire::proto::pdpb::{GetMembersRequest, GetMembersResponse};
@@ -12,7 +13,8 @@ use store::wire::proto::ringkeep::{
 };
 
 use super::table::{Answer, Cell, Table};
-use super::{CtlError, stores};
+use super::{CtlError, stores, waiting};
+use crate::output::remark;
 
 /// What is asked of the scheduler's policies.
 #[derive(Clone, Debug, Subcommand)]
@@ -183,10 +185,24 @@ fn kept_from_leading(in_use: &[&StoreState]) -> (Vec<u64>, Vec<u64>) {
 }
 
 /// How the cluster does, as an answer; an error of its own where it is not healthy.
-pub(super) async fn show(scheduler: &SchedulerClient) -> Result<(Answer, bool), CtlError> {
-    let stores = stores::all(scheduler).await?;
-    let Standing { is_healthy, text, json, health: _ } = standing(scheduler, &stores).await?;
-    Ok((Answer::Said(text, json), is_healthy))
+/// A scheduler that has just begun is given a few seconds to hear of all stores and regions: until then it knows no better.
+pub(super) async fn show(rt: &Rt, scheduler: &SchedulerClient) -> Result<(Answer, bool), CtlError> {
+    let (began, mut is_said) = (rt.now(), false);
+    loop {
+        let stores = stores::all(scheduler).await?;
+        let Standing { is_healthy, text, json, health: _ } = standing(scheduler, &stores).await?;
+        let new = waiting::not_heard_yet(&stores);
+        let waits = !new.is_empty() || json["prepared"] == false;
+        if is_healthy || !waits || rt.now().since(began) >= waiting::WAIT_MAX {
+            return Ok((Answer::Said(text, json), is_healthy));
+        }
+        if !std::mem::replace(&mut is_said, true) {
+            remark(
+                "the scheduler has begun a moment ago and has not heard of all stores and regions yet; waiting",
+            );
+        }
+        rt.sleep(waiting::LOOK_EVERY).await;
+    }
 }
 
 /// How the node of a member does: it is heard as long as one of its stores is.

@@ -5,8 +5,11 @@
 //!
 //! What moves data can be rehearsed (`--dry-run`), what loses it is asked about ([`confirm`]). Every answer is a table or JSON ([`table`]).
 //!
+//! Before anything is asked a host is waited for, a few seconds at most: while the scheduler moves or one is elected, nothing of the command has
+//! been sent, so nothing is done twice.
+//!
 //! Exit codes: 0 done; 1 refused, with the reason on standard error; 2 wrong usage, or not confirmed; 3 no member answers; 4 not healthy, or not
-//! done in the time that was given; 78 a secret that cannot be used.
+//! done in the time that was given; 5 members answer, and none hosts the scheduler; 78 a secret that cannot be used.
 
 pub(crate) mod cluster;
 mod confirm;
@@ -15,6 +18,7 @@ mod regions;
 pub(crate) mod stores;
 mod table;
 mod top;
+mod waiting;
 mod why;
 
 use std::fmt;
@@ -43,13 +47,16 @@ const EXIT_REFUSED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// No member answers.
 const EXIT_UNREACHABLE: u8 = 3;
+/// Members answer, and no scheduler was elected in time.
+const EXIT_NO_HOST: u8 = 5;
 /// The cluster is not healthy, or something is not done in time.
 const EXIT_NOT_YET: u8 = 4;
 
 /// Arguments of `ringkeep ctl`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 refused; 2 wrong usage, or not confirmed; 3 no member answers; 4 not healthy, or not done in time.\n\n\
+    after_help = "Exit codes: 0 done; 1 refused; 2 wrong usage, or not confirmed; 3 no member answers; 4 not healthy, or not done in time; 5 no node hosts the\n\
+                  scheduler yet.\n\n\
                   Example: ringkeep ctl --pd 10.0.0.1:20160 cluster"
 )]
 pub(crate) struct CtlArguments {
@@ -174,6 +181,7 @@ impl CtlError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Call(CallError::Refused(_)) | Self::Refused(_) => EXIT_REFUSED,
+            Self::Call(CallError::NoHost(_)) => EXIT_NO_HOST,
             Self::Call(CallError::Unreachable(_)) => EXIT_UNREACHABLE,
             Self::Usage(_) => EXIT_USAGE,
             Self::NotYet(_) => EXIT_NOT_YET,
@@ -189,6 +197,7 @@ impl fmt::Display for CtlError {
             Self::Call(error @ CallError::Refused(status)) if status.code != Code::Unimplemented => {
                 write!(f, "{error}")
             }
+            Self::Call(error @ CallError::NoHost(_)) => write!(f, "{error}; try again in some seconds"),
             Self::Call(error @ (CallError::Refused(_) | CallError::Unreachable(_))) => {
                 write!(f, "{error}: name a member's PD port with --pd, such as --pd 127.0.0.1:20160")
             }
@@ -240,8 +249,9 @@ async fn ask(
     format: Format,
 ) -> Result<(Answer, bool), CtlError> {
     let scheduler = SchedulerClient::by_way_of(rt, members, secret);
+    waiting::for_host(rt, &scheduler).await?;
     let answer = match what {
-        What::Cluster => return cluster::show(&scheduler).await,
+        What::Cluster => return cluster::show(rt, &scheduler).await,
         What::Node { node } => stores::nodes(&scheduler, node).await,
         What::Stores(listed) | What::Store { listed, wish: None } => stores::list(&scheduler, listed).await,
         What::Store { listed: _, wish: Some(wish) } => stores::change(&scheduler, wish).await,

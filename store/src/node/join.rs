@@ -74,6 +74,7 @@ pub(super) async fn identity(
 fn misdirected(error: &CallError) -> StartError {
     match error {
         CallError::Refused(status) if status.code != Code::Unimplemented => cannot(error),
+        CallError::NoHost(_) => cannot(error),
         CallError::Refused(_) | CallError::Unreachable(_) => {
             StartError(format!("{}: is this the PD port of a member (its base_port)?", cannot(error).0))
         }
@@ -112,7 +113,7 @@ pub(super) async fn check_identity(
             Ok(())
         }
         Err(error @ CallError::Refused(_)) => Err(cannot(&error)),
-        Err(error @ CallError::Unreachable(_)) => {
+        Err(error @ (CallError::NoHost(_) | CallError::Unreachable(_))) => {
             tracing::warn!(%error, "the directory has an identity, and goes on with it; --join is not needed");
             Ok(())
         }
@@ -190,11 +191,13 @@ impl Remote {
                 // While the leader changes this node may have been asked itself.
                 Err(CallError::Refused(_)) if self.host.control().is_some() => return Ok(()),
                 Err(error @ CallError::Refused(_)) => return Err(not_entered(error)),
-                Err(error @ CallError::Unreachable(_)) if self.rt.now().since(began) > REGISTER_MAX => {
+                Err(error @ (CallError::NoHost(_) | CallError::Unreachable(_)))
+                    if self.rt.now().since(began) > REGISTER_MAX =>
+                {
                     tracing::warn!(%error, "the node serves, and its stores are not registered; that is tried on");
                     return Ok(());
                 }
-                Err(CallError::Unreachable(_)) => self.rt.sleep(REGISTER_PAUSE).await,
+                Err(CallError::NoHost(_) | CallError::Unreachable(_)) => self.rt.sleep(REGISTER_PAUSE).await,
             }
         }
     }
@@ -251,7 +254,7 @@ impl Remote {
                     Err(CallError::Refused(_)) if self.registered.get() => {}
                     Err(CallError::Refused(why)) => self.standing.note_refused(Some(why.message.clone())),
                     // It says nothing for or against them.
-                    Err(CallError::Unreachable(_)) => {}
+                    Err(CallError::NoHost(_) | CallError::Unreachable(_)) => {}
                 }
                 self.note(entered.err());
             }

@@ -52,11 +52,16 @@ const PLACES_MAX: usize = 64;
 /// What stands before a message of a call: whether it is compressed, and its length.
 const FRAME_BYTES: usize = 5;
 
+/// What every node says that does not host the scheduler and does not reach it: members answer, and none of them is the host.
+pub const NOT_HOSTED: &str = "this node does not host the scheduler";
+
 /// Why a call came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallError {
     /// The scheduler refuses it; the same call is refused again.
     Refused(Status),
+    /// Members answer, and none of them hosts the scheduler at this moment; each with what it says.
+    NoHost(String),
     /// Nothing that was asked answers now; each address with its reason.
     Unreachable(String),
 }
@@ -65,6 +70,11 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(status) => f.write_str(&status.message),
+            Self::NoHost(why) => write!(
+                f,
+                "no node hosts the scheduler at this moment: one is being elected, or it moves. That takes a few seconds, and a majority of the \
+                 nodes that keep its state: {why}"
+            ),
             Self::Unreachable(why) => write!(f, "no member of the cluster answers: {why}"),
         }
     }
@@ -76,6 +86,8 @@ impl std::error::Error for CallError {}
 enum Elsewhere {
     /// It is not reached, or does not answer as the host does.
     Unreached(String),
+    /// A member that is not the host and does not reach it.
+    NotHost(String),
     /// The two do not have the same secret.
     Unproven(String),
 }
@@ -84,15 +96,42 @@ impl Elsewhere {
     fn io(error: std::io::Error) -> Self {
         Self::Unreached(error.to_string())
     }
+}
 
-    /// The reason; notes that it is the secret, if it is.
-    fn text(self, is_unproven: &mut bool) -> String {
-        match self {
-            Self::Unreached(why) => why,
-            Self::Unproven(why) => {
-                *is_unproven = true;
+/// What has come of the places that were asked.
+#[derive(Default)]
+struct Tried {
+    reasons: Vec<String>,
+    /// Of one the reason is the secret.
+    is_unproven: bool,
+    /// One is a member that does not reach the host.
+    is_member: bool,
+}
+
+impl Tried {
+    fn note(&mut self, place: &str, why: Elsewhere) {
+        let why = match why {
+            Elsewhere::Unreached(why) => why,
+            Elsewhere::NotHost(why) => {
+                self.is_member = true;
                 why
             }
+            Elsewhere::Unproven(why) => {
+                self.is_unproven = true;
+                why
+            }
+        };
+        self.reasons.push(format!("{place}: {why}"));
+    }
+
+    fn error(self) -> CallError {
+        let reasons = self.reasons.join("; ");
+        match self {
+            // One that has the same secret answers, so it is not the secret.
+            Self { is_member: true, .. } => CallError::NoHost(reasons),
+            // Another member might have had the same secret; where none has, the next call comes to the same.
+            Self { is_unproven: true, .. } => CallError::Refused(Status::new(Code::Unauthenticated, reasons)),
+            Self { .. } => CallError::Unreachable(reasons),
         }
     }
 }
@@ -325,12 +364,13 @@ impl SchedulerClient {
             Ok(message) => Ok(message),
             // It is this node that is refused, and not whoever has called it.
             Err(CallError::Refused(Status { code: Code::Unauthenticated, message: why })) => {
-                let message = format!("this node does not host the scheduler, which refuses it: {why}");
+                let message =
+                    format!("the host of the scheduler refuses this node, to which the call came: {why}");
                 Err(Status::new(Code::Unavailable, message))
             }
             Err(CallError::Refused(status)) => Err(status),
-            Err(CallError::Unreachable(why)) => {
-                let message = format!("this node does not host the scheduler, which does not answer: {why}");
+            Err(CallError::NoHost(why) | CallError::Unreachable(why)) => {
+                let message = format!("{NOT_HOSTED}, which does not answer: {why}");
                 Err(Status::new(Code::Unavailable, message))
             }
         }
@@ -384,7 +424,7 @@ impl SchedulerClient {
         request: &impl prost::Message,
         most: Duration,
     ) -> Result<(A, SocketAddr), CallError> {
-        let (mut reasons, mut is_unproven) = (Vec::new(), false);
+        let mut tried = Tried::default();
         // Calls that are made at the same time share it. Where another client of this core has found the scheduler elsewhere, or has not
         // been answered, it is worth nothing: those who call here may leave before they have waited for as long.
         self.connection.borrow_mut().take_if(|(kept, _)| !self.places.is_first(kept));
@@ -392,8 +432,7 @@ impl SchedulerClient {
         if let Some((place, client)) = kept {
             match self.ask(&client, path, request, most).await? {
                 Ok(answer) => return Ok((answer, client.addr())),
-                Err(why) => reasons
-                    .push(format!("{place}, over the connection in use: {}", why.text(&mut is_unproven))),
+                Err(why) => tried.note(&format!("{place}, over the connection in use"), why),
             }
             self.connection.borrow_mut().take_if(|(kept, _)| *kept == place);
             self.places.demote(&place);
@@ -407,17 +446,12 @@ impl SchedulerClient {
                     return Ok((answer, addr));
                 }
                 Err(why) => {
-                    reasons.push(format!("{place}: {}", why.text(&mut is_unproven)));
+                    tried.note(&place, why);
                     self.places.demote(&place);
                 }
             }
         }
-        let reasons = reasons.join("; ");
-        match is_unproven {
-            // Another member might have had the same secret; where none has, the next call comes to the same.
-            true => Err(CallError::Refused(Status::new(Code::Unauthenticated, reasons))),
-            false => Err(CallError::Unreachable(reasons)),
-        }
+        Err(tried.error())
     }
 
     /// Connects, and proves the secret, if there is one.
@@ -485,6 +519,9 @@ impl SchedulerClient {
         match answered {
             Ok(answer) => Ok(Ok(answer)),
             Err(status) => match status.code {
+                Code::Unavailable if status.message.contains(NOT_HOSTED) => {
+                    Ok(Err(Elsewhere::NotHost(status.message)))
+                }
                 Code::Unavailable
                 | Code::Cancelled
                 | Code::DeadlineExceeded
@@ -506,6 +543,29 @@ impl SchedulerClient {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_places_that_were_asked_in_vain_names_what_is_wrong() {
+        let of = |all: Vec<Elsewhere>| {
+            let mut tried = Tried::default();
+            all.into_iter().for_each(|why| tried.note("a:1", why));
+            tried.error()
+        };
+        let unreached = || Elsewhere::Unreached("refused".to_owned());
+        let member = || Elsewhere::NotHost(format!("{NOT_HOSTED}, which does not answer"));
+        let unproven = || Elsewhere::Unproven("no secret".to_owned());
+        let none = of(vec![unreached(), unreached()]);
+        assert_eq!(none, CallError::Unreachable("a:1: refused; a:1: refused".to_owned()));
+        for all in [vec![unreached(), member()], vec![member(), unproven()]] {
+            let error = of(all);
+            assert!(matches!(error, CallError::NoHost(_)), "{error:?}");
+            assert!(error.to_string().contains("being elected"), "{error}");
+        }
+        let CallError::Refused(status) = of(vec![unreached(), unproven()]) else {
+            panic!("it is the secret")
+        };
+        assert_eq!(status.code, Code::Unauthenticated);
+    }
 
     #[test]
     fn who_has_answered_is_asked_first_and_who_has_not_is_asked_last() {

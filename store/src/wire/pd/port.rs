@@ -13,7 +13,7 @@ use bytes::Bytes;
 use engine::rt::Mono;
 use prost::Message as _;
 
-use super::client::{Places, SchedulerClient};
+use super::client::{NOT_HOSTED, Places, SchedulerClient};
 use super::{Method, Pd, SERVICE, SERVICES, decode};
 use crate::plant::{Bug, planted};
 use crate::wire::grpc::{CallOutbox, CallShape, Code, Inbox, Service, Status};
@@ -57,8 +57,7 @@ impl Port {
 
     /// A call that was sent here by a node that takes this one for the scheduler's.
     fn not_here(&self) -> Status {
-        let message =
-            format!("this node does not host the scheduler; ask {}", self.places.list().join(" or "));
+        let message = format!("{NOT_HOSTED}; ask {}", self.places.list().join(" or "));
         Status::new(Code::Unavailable, message)
     }
 
