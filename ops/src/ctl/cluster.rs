@@ -80,6 +80,7 @@ pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standin
         survives,
         operators,
         stateless,
+        lagging,
     } = *cluster;
     let in_use: Vec<&StoreState> = stores.iter().filter(|store| store.health != "tombstone").collect();
     let away = named(in_use.iter().filter(|store| !["up", "offline"].contains(&&store.health[..])));
@@ -98,6 +99,12 @@ pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standin
     note(!away.is_empty(), format!("stores are away: {}", away.join(", ")));
     note(!silent.is_empty(), format!("stores are silent: {}", silent.join(", ")));
     note(short > 0, format!("{short} regions have fewer than {replicas} replicas that answer"));
+    note(
+        lagging > 0,
+        format!(
+            "{lagging} regions have a replica that has not caught up for more than ten minutes (`ringkeep ctl regions --state lagging`)"
+        ),
+    );
     let is_healthy = problems.is_empty();
     let nodes = match survives {
         0 => "the loss of no node".to_owned(),
@@ -108,21 +115,8 @@ pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standin
         true => format!("healthy: survives {nodes}"),
         false => format!("not healthy: {}; survives {nodes}", problems.join(", ")),
     };
-    // Not an ailment, and forgotten easily: it lasts over restarts of the node and of the scheduler.
-    let ends = |what: &str, ids: &[u64]| -> Vec<String> {
-        let end = |id: &u64| {
-            format!(
-                "{what} {id} is kept from leading, until `ringkeep ctl {} {id} --end`",
-                match what {
-                    "node" => "drain",
-                    _ => "evict",
-                }
-            )
-        };
-        ids.iter().take(KEPT_SHOWN_MAX).map(end).collect()
-    };
-    let mut notes = ends("node", &drained);
-    notes.extend(ends("store", &kept));
+    let mut notes = until_ended("node", &drained);
+    notes.extend(until_ended("store", &kept));
     let health = [health].into_iter().chain(notes.iter().cloned()).collect::<Vec<_>>().join("; ");
     let up = in_use.iter().filter(|store| store.health == "up").count();
     let text = format!(
@@ -134,13 +128,25 @@ pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standin
     let json = json!({
         "cluster": format!("{cluster_id:016x}"), "healthy": is_healthy, "problems": problems, "survives_nodes": survives,
         "stores": in_use.len(), "stores_up": up, "regions": regions, "replicas": replicas, "short": short,
-        "leaderless": leaderless, "unavailable": unavailable, "operators": operators, "prepared": prepared,
+        "leaderless": leaderless, "unavailable": unavailable, "lagging": lagging, "operators": operators, "prepared": prepared,
         "drained_nodes": drained, "evicted_stores": kept,
         "reported": in_use.iter().take(REPORTED_MAX).map(|store| json!({
             "store": store.store, "state": stores::state(store), "heard_ms": store.heard.then_some(store.silent_ms),
         })).collect::<Vec<_>>(),
     });
     Standing { health, is_healthy, text, json }
+}
+
+/// What is kept from leading until a person ends it. It is no ailment, and forgotten easily: it lasts over restarts of the node and of the
+/// scheduler.
+fn until_ended(what: &str, ids: &[u64]) -> Vec<String> {
+    let command = match what {
+        "node" => "drain",
+        _ => "evict",
+    };
+    let end =
+        |id: &u64| format!("{what} {id} is kept from leading, until `ringkeep ctl {command} {id} --end`");
+    ids.iter().take(KEPT_SHOWN_MAX).map(end).collect()
 }
 
 /// Stores that are listed one by one, and nodes and stores that are kept from leading.
@@ -323,6 +329,10 @@ mod tests {
             "{}",
             alone.health
         );
+        let behind = judge(&ClusterResponse { lagging: 3, ..well }, &[store(1, "up")]);
+        let word = "3 regions have a replica that has not caught up for more than ten minutes";
+        assert!(!behind.is_healthy && behind.health.contains(word), "{}", behind.health);
+        assert_eq!(behind.json["lagging"], json!(3));
         let said = judge(&ill, &[store(1, "up"), store(7, "down")]).health;
         for word in [
             "waits for reports",

@@ -254,6 +254,11 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "a_hot_region_of_a_few_mib_is_cut_and_both_stores_serve_it",
     ),
     (
+        "ringkeep_scheduler_regions_lagging",
+        "no replica lags here",
+        "a_replica_that_lags_for_long_is_an_ailment_and_a_number",
+    ),
+    (
         "ringkeep_scheduler_regions_under_replicated",
         "one replica is all that is wanted",
         "every_number_of_the_scheduler_moves",

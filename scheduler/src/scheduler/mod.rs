@@ -17,10 +17,11 @@
 //! [`State`](crate::state::State) and from reports. Ids are handed to it in blocks that the host has had allocated.
 
 mod asked;
+mod lagging;
 mod round;
 mod summary;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::ask::drain;
@@ -63,6 +64,8 @@ pub struct Scheduler {
     /// Regions that the checkers want to see, and the last one they have seen.
     attention: BTreeSet<RegionId>,
     attended: Option<RegionId>,
+    /// Replicas that are not caught up, each with since when.
+    lagging: BTreeMap<RegionId, Vec<(PeerId, Time)>>,
     /// Where the patrol over all regions goes on.
     patrol_from: Key,
     /// Where the look for small regions goes on.
@@ -109,6 +112,7 @@ impl Scheduler {
             prepared: false,
             attention: BTreeSet::new(),
             attended: None,
+            lagging: BTreeMap::new(),
             patrol_from: Key::empty(),
             merge_from: Key::empty(),
             pace: Pace::default(),
@@ -229,6 +233,7 @@ impl Scheduler {
             self.cluster.note_cut(id, now);
         }
         let busy = self.note_busy(id, before, now);
+        self.note_lagging(id, now);
         for displaced in accepted.displaced {
             self.forget(displaced, id, now);
         }
@@ -278,6 +283,7 @@ impl Scheduler {
     /// any order. So is a merge where that one was to take it in.
     fn forget(&mut self, region: RegionId, by: RegionId, now: Time) {
         self.attention.remove(&region);
+        self.lagging.remove(&region);
         if let Some(operator) = self.operators.take(region) {
             let outcome = match operator.makes(by) || operator.ends_in(by) {
                 true => Outcome::Success,

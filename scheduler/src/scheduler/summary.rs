@@ -21,6 +21,8 @@ pub struct Summary {
     pub regions: u64,
     /// Regions with fewer voters that are heard than there should be voters.
     pub under_replicated: u64,
+    /// Regions with a replica that is not caught up for long, although no one is away.
+    pub lagging: u64,
     /// Regions with more load than one is to bear.
     pub busy: u64,
     /// Regions that were split for their load since the scheduler began.
@@ -51,6 +53,12 @@ impl Scheduler {
                 .collect(),
             regions: self.cluster.len() as u64,
             under_replicated: attended().filter(|info| self.lacks_replicas(info, now)).count() as u64,
+            lagging: self
+                .lagging
+                .keys()
+                .filter_map(|region| self.cluster.region(*region))
+                .filter(|info| self.lags_long(info, now))
+                .count() as u64,
             busy: attended().filter(|info| split::is_busy(&self.config, info)).count() as u64,
             load_splits: self.operators.load_splits(),
             running: Policy::ALL

@@ -285,6 +285,36 @@ fn what_is_lacking_and_what_was_done_is_counted() {
     assert_eq!(scheduler.summary(Time(T0.0 + 100_000_000)).stores[3], (Health::Down, 4));
 }
 
+/// Nothing else says so of a replica whose store is heard: the region has its leader and its majority.
+#[test]
+fn a_replica_that_lags_for_long_is_counted_until_it_has_caught_up() {
+    let mut scheduler = scheduler(4);
+    let report = |lagging: &[usize], silent: &[usize]| {
+        let mut report = region(1, &[2, 3, 4], 1);
+        let peer = |place: &usize| report.region.peers[*place].id;
+        let pending = lagging.iter().map(peer).collect();
+        let down = silent.iter().map(|place| DownPeer { peer: peer(place), down_ms: 10_000 }).collect();
+        (report.pending, report.down) = (pending, down);
+        report
+    };
+    let mut at = |seconds: u64, lagging: &[usize], silent: &[usize]| {
+        let now = Time(T0.0 + seconds * 1000);
+        (1..=4).for_each(|store| drop(scheduler.report_store(StoreReport::empty(StoreId(store)), now)));
+        scheduler.report_region(report(lagging, silent), now).expect("accepted");
+        scheduler.summary(now).lagging
+    };
+    assert_eq!(at(0, &[1], &[]), 0);
+    assert_eq!(at(600, &[1], &[]), 0, "it may be on its way");
+    assert_eq!(at(601, &[1], &[]), 1);
+    assert_eq!(at(602, &[1], &[1]), 0, "one that is silent is away, which is said elsewhere");
+    assert_eq!(at(603, &[2, 1], &[]), 1);
+    assert_eq!(at(604, &[2], &[]), 0, "another one lags, and not for long");
+    assert_eq!(at(1203, &[2], &[]), 0);
+    assert_eq!(at(1204, &[2], &[]), 1);
+    assert_eq!(at(1205, &[], &[]), 0, "it has caught up");
+    assert_eq!(at(1206, &[2], &[]), 0, "and begins anew");
+}
+
 /// What the first store of a node that joins is heard with must not fill it before its sibling is heard.
 #[test]
 fn a_node_that_joins_is_filled_once_all_its_stores_are_heard() {

@@ -143,6 +143,8 @@ pub struct ClusterStanding {
     pub survives: u64,
     /// Operators that run.
     pub operators: u64,
+    /// Regions with a replica that is not caught up for long, although no one is away.
+    pub lagging: u64,
 }
 
 impl Control {
@@ -249,6 +251,7 @@ impl Control {
             standing.leaderless += u64::from(info.leader.is_none());
             standing.unavailable += u64::from(live < majority);
             standing.survives = standing.survives.min(live.saturating_sub(majority));
+            standing.lagging += u64::from(self.0.scheduler.borrow().lags_long(info, view.now));
         })
         .await;
         if standing.regions == 0 {

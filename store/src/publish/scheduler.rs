@@ -19,6 +19,11 @@ const UNDER_REPLICATED: Metric = metric(
     Gauge,
     "Regions of the cluster with fewer voters that are heard than they should have.",
 );
+const LAGGING: Metric = metric(
+    "ringkeep_scheduler_regions_lagging",
+    Gauge,
+    "Regions of the cluster with a replica that is not caught up for more than ten minutes, although its store is heard.",
+);
 const BUSY: Metric = metric(
     "ringkeep_scheduler_regions_busy",
     Gauge,
@@ -54,6 +59,7 @@ pub(super) fn samples(numbers: &SchedulerNumbers, into: &mut Vec<Sample>) {
     };
     add(&REGIONS, None, summary.regions);
     add(&UNDER_REPLICATED, None, summary.under_replicated);
+    add(&LAGGING, None, summary.lagging);
     add(&BUSY, None, summary.busy);
     add(&LOAD_SPLITS, None, summary.load_splits);
     add(&REPORTS_REFUSED, None, *refused_reports);

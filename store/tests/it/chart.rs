@@ -6,10 +6,12 @@ use std::time::Duration;
 use engine::rt::Rt;
 use engine::rt::sim::{Options, World};
 use scheduler::heat::{BUCKETS, COLUMNS};
-use scheduler::{Load, RegionReport};
-use store::control::{Control, Member};
+use scheduler::{Load, NodeId, Peer, PeerId, RegionReport, StoreDescriptor, StoreId, StoreReport};
+use store::control::{Beat, Control, Member};
+use store::wire::board::CoreReport;
 
 use crate::grpc::{beat, open_control, region};
+use crate::page::{page, sum};
 
 const MIB: u64 = 1 << 20;
 
@@ -38,6 +40,40 @@ fn regions(count: u64) -> Vec<RegionReport> {
             RegionReport { size_bytes: MIB, keys: 10, load, ..report }
         })
         .collect()
+}
+
+/// A replica of the only region lags, and no store is away: that is an ailment after ten minutes.
+#[test]
+fn a_replica_that_lags_for_long_is_an_ailment_and_a_number() {
+    let lags = |is_behind: bool| -> Beat {
+        let mut report = regions(1).remove(0);
+        report.region.peers.push(Peer::voter(PeerId(5001), StoreId(2)));
+        report.pending = if is_behind { vec![PeerId(5001)] } else { Vec::new() };
+        let mut beat = beat("127.0.0.1:1".parse().expect("an address"), vec![report]);
+        let mut other = beat.stores[0].clone();
+        other.descriptor = StoreDescriptor::new(StoreId(2), NodeId(90), "127.0.0.1:2");
+        (other.report, other.regions) = (StoreReport::empty(StoreId(2)), Vec::new());
+        beat.stores.push(other);
+        beat
+    };
+    let options = Options { time_max: Duration::from_secs(2 * 3600), ..Options::default() };
+    let world = World::new(92, options);
+    let looking = world.node(0).start(0, move |rt| async move {
+        let control = control(&rt).await;
+        let name = "ringkeep_scheduler_regions_lagging";
+        let mut seen = Vec::new();
+        for (seconds, is_behind) in [(590, true), (20, true), (1, false)] {
+            for _ in 0..seconds {
+                control.take(lags(is_behind)).await;
+                rt.sleep(Duration::from_secs(1)).await;
+            }
+            let report = CoreReport { scheduler: Some(control.numbers()), ..CoreReport::default() };
+            seen.push((control.standing().await.lagging, sum(&page(&[report], &[name]), name, "")));
+        }
+        assert_eq!(control.refused_reports(), 0);
+        assert_eq!(seen, [(0, 0.0), (1, 1.0), (0, 0.0)]);
+    });
+    world.block_on(looking).expect("it ends");
 }
 
 /// Runs `look` with a scheduler that has heard of this number of regions.

@@ -76,6 +76,7 @@ impl Pd {
             unavailable,
             survives,
             operators,
+            lagging,
         } = standing;
         ringkeep::ClusterResponse {
             cluster_id: self.control.cluster_id(),
@@ -87,6 +88,7 @@ impl Pd {
             unavailable,
             survives,
             operators,
+            lagging,
             stateless: self.control.lacks_state(),
         }
     }
