@@ -264,8 +264,10 @@ pub(super) async fn change(scheduler: &SchedulerClient, wish: StoreWish) -> Resu
     }
 }
 
-/// What taking a store out of use would move, and whether there would be room for it.
+/// What taking a store out of use would move, or the refusal of it.
 async fn rehearse_removal(scheduler: &SchedulerClient, id: u64) -> Result<Answer, CtlError> {
+    let request = RemoveStoreRequest { store: id };
+    scheduler.call::<RemoveStoreResponse>("/ringkeep.Scheduler/MayRemoveStore", &request).await?;
     let cluster: ClusterResponse = scheduler.call("/ringkeep.Scheduler/Cluster", &ClusterRequest {}).await?;
     let stores = all(scheduler).await?;
     let mut left: Vec<u64> = stores
@@ -277,18 +279,11 @@ async fn rehearse_removal(scheduler: &SchedulerClient, id: u64) -> Result<Answer
     left.dedup();
     let store = one(stores, id)?;
     let (nodes, replicas) = (left.len() as u64, cluster.replicas);
-    let fits = nodes >= replicas;
-    let room = match fits {
-        true => format!("{nodes} nodes would be left for {replicas} replicas of each region"),
-        false => format!(
-            "only {nodes} nodes would be left for {replicas} replicas of each region, so it would be refused"
-        ),
-    };
     let text = format!(
-        "{} replicas would be moved away from store {id}, {} of which lead; {room}",
+        "{} replicas would be moved away from store {id}, {} of which lead; {nodes} nodes would be left for {replicas} replicas of each region",
         store.regions, store.leaders
     );
-    let json = json!({ "dry_run": true, "store": id, "replicas": store.regions, "leaders": store.leaders, "nodes_left": nodes, "fits": fits, "message": text });
+    let json = json!({ "dry_run": true, "store": id, "replicas": store.regions, "leaders": store.leaders, "nodes_left": nodes, "message": text });
     Ok(Answer::Said(text, json))
 }
 

@@ -95,8 +95,7 @@ fn what_moves_or_loses_something_can_be_rehearsed_and_has_to_be_meant() {
     let leaders = json(&node, &["drain", &json(&node, &["node"])[0]["node"].to_string(), "--dry-run"]);
     assert!(leaders["leaders"].as_u64() > Some(0), "{leaders}");
     assert_eq!(json(&node, &["evict", "1", "--dry-run"])["dry_run"], true);
-    let removal = json(&node, &["store", "remove", "1", "--dry-run"]);
-    assert_eq!(removal["fits"], false, "{removal}");
+    let rehearsed = ctl(&node, &["store", "remove", "1", "--dry-run"]);
     // Nothing of that was done.
     assert_eq!(json(&node, &["regions"]).as_array().map(Vec::len), before.as_array().map(Vec::len));
     assert_eq!(json(&node, &["operator"]).as_array().map(Vec::len), Some(0));
@@ -111,6 +110,7 @@ fn what_moves_or_loses_something_can_be_rehearsed_and_has_to_be_meant() {
     }
     let (code, _, said) = ctl(&node, &["store", "remove", "1", "--yes"]);
     assert!(code == 1 && said.contains("keeps the scheduler's state"), "{said}");
+    assert_eq!((rehearsed.0, rehearsed.2), (code, said), "a rehearsal is refused as the removal is");
 }
 
 #[test]

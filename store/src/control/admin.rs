@@ -8,8 +8,8 @@ use std::fmt;
 use scheduler::operator::{AddRefusal, BuildError, Cause, Intent, Outcome, Status};
 use scheduler::scheduler::AdmitError;
 use scheduler::{
-    Config, ConfigChange, KeyRange, Lifecycle, Policy, Proposal, RegionId, Scheduler, Setting, StateCommand,
-    StoreId,
+    Config, ConfigChange, KeyRange, Lifecycle, Policy, Proposal, RegionId, Scheduler, Setting, State,
+    StateCommand, StateRefusal, StoreId,
 };
 
 use super::denied::Denied;
@@ -168,10 +168,26 @@ impl Control {
     /// # Errors
     /// It is not known or gone, keeps the state for want of another, too few nodes would be left, or the state cannot be changed.
     pub async fn remove_store(&self, store: StoreId) -> Result<(), Denied> {
+        self.may_remove(store).await?;
+        self.set_lifecycle(store, Lifecycle::Offline).await
+    }
+
+    /// Whether a store may be taken out of use now. Nothing is changed. In this order it is asked whether there is such a store, whether it
+    /// keeps the state for want of another, and whether enough nodes would be left.
+    ///
+    /// # Errors
+    /// Why not, as [`Control::remove_store`] would say.
+    pub async fn may_remove(&self, store: StoreId) -> Result<(), Denied> {
+        let mut state = State::restore(self.image()?).map_err(Denied::Refused)?;
+        let command = StateCommand::SetLifecycle { store, lifecycle: Lifecycle::Offline };
+        let judged = state.apply(command).map_err(Denied::Refused);
+        if let Err(Denied::Refused(StateRefusal::Store(_))) = &judged {
+            return judged.map(drop);
+        }
         if self.keeps_state(store).await? {
             return Err(Denied::KeepsState(store));
         }
-        self.set_lifecycle(store, Lifecycle::Offline).await
+        judged.map(drop)
     }
 
     /// Takes a store that is being taken out of use back into use. What was moved away meanwhile stays there until it is balanced.

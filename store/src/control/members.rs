@@ -129,6 +129,18 @@ impl Control {
         Err(Denied::NotAdmitted(NotAdmitted::AddressInUse { address, holder: id, node, silent_ms }))
     }
 
+    /// The state as it is known here.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn image(&self) -> Result<StateImage, Denied> {
+        self.0.state.known(Clone::clone).ok_or_else(|| {
+            Denied::Unavailable(
+                "the store that keeps it could not be opened; see the log of the node".to_owned(),
+            )
+        })
+    }
+
     /// Whether a store of another node may be entered as it describes itself.
     ///
     /// # Errors
@@ -138,11 +150,7 @@ impl Control {
         if wanted.node.0 == self.0.member.member_id {
             return not_admitted(NotAdmitted::OwnStore(wanted.id));
         }
-        let image = self.0.state.known(Clone::clone).ok_or_else(|| {
-            Denied::Unavailable(
-                "the store that keeps it could not be opened; see the log of the node".to_owned(),
-            )
-        })?;
+        let image = self.image()?;
         if wanted.node.0 >= image.next_id {
             return not_admitted(NotAdmitted::NodeNotAllocated(wanted.node));
         }

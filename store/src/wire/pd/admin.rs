@@ -72,6 +72,15 @@ impl Pd {
         Ok(ringkeep::RemoveStoreResponse {})
     }
 
+    /// Whether a store may be taken out of use; nothing is changed.
+    pub(super) async fn may_remove_store(
+        &self,
+        request: &ringkeep::RemoveStoreRequest,
+    ) -> Result<ringkeep::RemoveStoreResponse, Status> {
+        self.control.may_remove(StoreId(request.store)).await.map_err(denied)?;
+        Ok(ringkeep::RemoveStoreResponse {})
+    }
+
     /// Takes a store that is leaving back into use.
     pub(super) async fn keep_store(
         &self,

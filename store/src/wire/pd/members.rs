@@ -50,6 +50,7 @@ impl Method {
             | Method::CancelOperator
             | Method::Stores
             | Method::RemoveStore
+            | Method::MayRemoveStore
             | Method::KeepStore
             | Method::Hosted
             | Method::Evict

@@ -111,6 +111,7 @@ pub enum Method {
     CancelOperator,
     Stores,
     RemoveStore,
+    MayRemoveStore,
     KeepStore,
     Hosted,
     Evict,
@@ -166,7 +167,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, CallShape); 57] = [
+const METHODS: [(&str, Method, CallShape); 58] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, CallShape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, CallShape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, CallShape::Unary),
@@ -212,6 +213,7 @@ const METHODS: [(&str, Method, CallShape); 57] = [
     ("/ringkeep.Scheduler/CancelOperator", Method::CancelOperator, CallShape::Unary),
     ("/ringkeep.Scheduler/Stores", Method::Stores, CallShape::Unary),
     ("/ringkeep.Scheduler/RemoveStore", Method::RemoveStore, CallShape::Unary),
+    ("/ringkeep.Scheduler/MayRemoveStore", Method::MayRemoveStore, CallShape::Unary),
     ("/ringkeep.Scheduler/KeepStore", Method::KeepStore, CallShape::Unary),
     (client::HOSTED, Method::Hosted, CallShape::Unary),
     ("/ringkeep.Scheduler/Evict", Method::Evict, CallShape::Unary),
@@ -260,6 +262,7 @@ impl Method {
             | Method::MemberList
             | Method::Range
             | Method::RemoveStore
+            | Method::MayRemoveStore
             | Method::KeepStore
             | Method::Operators
             | Method::CancelOperator
@@ -360,6 +363,7 @@ impl Service for Pd {
             Method::CancelOperator => self.answer(message, Self::cancel_operator),
             Method::Stores => self.answer(message, Self::stores),
             Method::RemoveStore => grpc::answer(&self.remove_store(&decode(message)?).await?),
+            Method::MayRemoveStore => grpc::answer(&self.may_remove_store(&decode(message)?).await?),
             Method::KeepStore => grpc::answer(&self.keep_store(&decode(message)?).await?),
             Method::Hosted => {
                 Err(Status::new(Code::Unimplemented, "this is said to a port, which answers itself"))
@@ -432,6 +436,7 @@ impl Service for Pd {
             | Method::CancelOperator
             | Method::Stores
             | Method::RemoveStore
+            | Method::MayRemoveStore
             | Method::KeepStore
             | Method::Hosted
             | Method::Evict

@@ -152,8 +152,18 @@ fn a_store_that_leaves_is_taken_back(seed: u64, attempts: u32) {
         let request = KeepStoreRequest { store };
         call::<KeepStoreResponse>(&world, host.pd(), "/ringkeep.Scheduler/KeepStore", request)
     };
+    let rehearse = |store| {
+        let request = RemoveStoreRequest { store };
+        call::<RemoveStoreResponse>(&world, host.pd(), "/ringkeep.Scheduler/MayRemoveStore", request)
+    };
+    rehearse(ids[1]).expect("it would be taken out of use");
+    rehearse(ids[1]).expect("and has not been");
+    let unknown = rehearse(77).expect_err("there is none");
+    assert!(unknown.message.contains("store 77 has not joined"), "{unknown}");
+    assert_eq!(remove(77), Err(unknown), "the same is said of the real one");
     remove(ids[1]).expect("one node is enough for one replica");
     let refused = remove(ids[0]).expect_err("nothing would be left");
+    assert_eq!(rehearse(ids[0]), Err(refused.clone()));
     assert_eq!(refused.code, Code::FailedPrecondition);
     assert!(refused.message.contains("store 1 stays in use: it keeps the scheduler's state"), "{refused}");
     let kept = keep(ids[1]);
