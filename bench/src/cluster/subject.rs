@@ -30,6 +30,9 @@ pub(super) struct Subject {
     pub(super) cluster: Cluster,
 }
 
+/// Shorter silences than this are none to the scheduler.
+const SILENCE_MIN_MS: u128 = 3000;
+
 impl Subject {
     /// Starts the first nodes, has the scheduler balance them, and fills them.
     pub(super) fn start(options: &Options) -> Result<Self, Failed> {
@@ -40,9 +43,9 @@ impl Subject {
         let cluster = Cluster::start_of(&node, NODES, FIRST)?;
         let down_ms = options.down.as_millis();
         let settings = [
-            ("store_disconnected_ms", (down_ms / 2).max(1000).to_string()),
-            ("store_unhealthy_ms", (down_ms * 3 / 4).max(1000).to_string()),
-            ("store_down_ms", down_ms.max(1000).to_string()),
+            ("store_disconnected_ms", (down_ms / 2).max(SILENCE_MIN_MS).to_string()),
+            ("store_unhealthy_ms", (down_ms * 3 / 4).max(SILENCE_MIN_MS).to_string()),
+            ("store_down_ms", down_ms.max(SILENCE_MIN_MS).to_string()),
             ("region_size_floor_bytes", "1024".to_owned()),
             ("leader_tolerance", "0".to_owned()),
         ];

@@ -157,8 +157,10 @@ fn an_operator_asks_any_member_about_the_scheduler() {
     for (name, value, why) in [
         ("leader_tolerance", "some", "whole number"),
         ("speed", "1", "no setting"),
-        ("low_space_percent", "0", "1 to 100"),
-        ("store_down_ms", "1", "store_down_ms (1) must not be below store_unhealthy_ms (600000)"),
+        ("low_space_percent", "0", "from 10 to 100"),
+        ("store_disconnected_ms", "1", "store_disconnected_ms is 1; set it to a value from 3000 to 86400000"),
+        ("maxreplicas", "3", "is max_replicas meant?"),
+        ("store_down_ms", "3000", "store_down_ms (3000) must not be below store_unhealthy_ms (600000)"),
     ] {
         let (done, text) = ctl(first.pd, &["config", "set", name, value]);
         assert!(!done && text.contains(why), "{text}");
