@@ -408,7 +408,9 @@ pub enum StateRefusal {
 impl fmt::Display for StateRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bootstrapped { cluster } => write!(f, "the cluster is bootstrapped already, as {cluster}"),
+            Self::Bootstrapped { cluster } => {
+                write!(f, "the cluster is bootstrapped already, as {cluster:016x}")
+            }
             Self::IdCount { count } => write!(f, "{count} ids asked for; ask for 1 to {ID_BLOCK_MAX}"),
             Self::IdsUsedUp => f.write_str("all ids are used up"),
             Self::IdNotAllocated(store) => {

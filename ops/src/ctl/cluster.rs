@@ -12,7 +12,7 @@ use store::wire::proto::ringkeep::{
     SetConfigRequest, SetConfigResponse, SetPolicyRequest, SetPolicyResponse, Setting, StoreState,
 };
 
-use super::table::{Answer, Cell, Table};
+use super::table::{Answer, Cell, Table, number_or_text};
 use super::{CtlError, stores, waiting};
 use crate::output::remark;
 
@@ -275,13 +275,14 @@ pub(super) async fn settings(
     let request = SetConfigRequest { name: name.clone(), value: value.clone(), by: String::new() };
     let done: SetConfigResponse = scheduler.call("/ringkeep.Scheduler/SetConfig", &request).await?;
     let text = format!("{name} is {value}, it was {}", done.before);
-    let json = json!({ "name": name, "value": value, "before": done.before, "message": text });
+    let (value, before) = (number_or_text(&value), number_or_text(&done.before));
+    let json = json!({ "name": name, "value": value, "before": before, "message": text });
     Ok(Answer::Said(text, json))
 }
 
 async fn list_settings(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
     let config = config(scheduler, false).await?;
-    let row = |Setting { name, value }: &Setting| vec![Cell::text(name), Cell::text(value)];
+    let row = |Setting { name, value }: &Setting| vec![Cell::text(name), Cell::Value(value.clone())];
     Ok(Answer::Table(Table::new(&["name", "value"], config.settings.iter().map(row).collect())))
 }
 
@@ -289,7 +290,7 @@ async fn list_settings(scheduler: &SchedulerClient) -> Result<Answer, CtlError> 
 async fn history(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
     let row = |change: ConfigChange| {
         let ConfigChange { at_ms, by, name, before, after } = change;
-        vec![Cell::Moment(at_ms), Cell::text(by), Cell::text(name), Cell::text(before), Cell::text(after)]
+        vec![Cell::Moment(at_ms), Cell::text(by), Cell::text(name), Cell::Value(before), Cell::Value(after)]
     };
     let rows = config(scheduler, true).await?.changes.into_iter().rev().map(row).collect();
     Ok(Answer::Table(Table::new(&["at", "by", "name", "before", "after"], rows)))

@@ -1,4 +1,4 @@
-//! Keys as operators see and type them: printable bytes as they are, every other one as `\xNN`.
+//! Keys as operators see and type them: printable bytes as they are, every other one as `\xNN`. And ids.
 
 /// A key as it is shown, between quotes; `-` for either end of the key space.
 pub(super) fn show(key: &[u8]) -> String {
@@ -23,6 +23,18 @@ pub(super) fn read(text: &str) -> Result<Vec<u8>, String> {
         })?);
     }
     Ok(key)
+}
+
+/// An id that is typed. None is 0, which means none at all between nodes.
+///
+/// # Errors
+/// It is no id.
+pub(super) fn id(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("ids begin at 1: `ringkeep ctl regions`, `stores` and `node` list them".to_owned()),
+        Ok(id) => Ok(id),
+        Err(error) => Err(format!("{error}: an id is a whole number")),
+    }
 }
 
 /// The byte that an escape means; its backslash has been read.
@@ -55,6 +67,15 @@ mod tests {
         }
         assert_eq!(show(b""), "-");
         assert_eq!(read("\u{e9}").as_deref(), Ok("\u{e9}".as_bytes()), "bytes of a name stay as they are");
+    }
+
+    #[test]
+    fn an_id_is_a_whole_number_above_zero() {
+        assert_eq!((id("1"), id("18446744073709551615")), (Ok(1), Ok(u64::MAX)));
+        assert!(id("0").is_err_and(|why| why.contains("ids begin at 1")));
+        for text in ["", "-1", "x", "1.5", "18446744073709551616"] {
+            assert!(id(text).is_err_and(|why| why.contains("whole number")), "{text}");
+        }
     }
 
     #[test]

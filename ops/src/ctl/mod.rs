@@ -38,7 +38,7 @@ use self::stores::{DrainArguments, EvictArguments, StoreWish, StoresArguments};
 use self::table::Answer;
 use self::top::TopArguments;
 use self::why::About;
-use crate::output::{EXIT_CONFIG, Format, answer, fail};
+use crate::output::{EXIT_CONFIG, Format, answer, fail, remark};
 use crate::settings::secret_of_operator;
 
 /// The cluster refuses it.
@@ -92,6 +92,7 @@ enum What {
     #[command(alias = "nodes", after_help = "Example: ringkeep ctl node 2")]
     Node {
         /// Id of the node
+        #[arg(value_parser = keys::id)]
         node: Option<u64>,
     },
     /// List the stores of all nodes: how each does, as the scheduler sees it, and when it was last heard
@@ -208,7 +209,10 @@ impl fmt::Display for CtlError {
 /// Runs `ringkeep ctl`.
 pub(crate) fn run(arguments: &CtlArguments) -> ExitCode {
     let members = match members(&arguments.pd) {
-        Ok(members) => members,
+        Ok((members, wrong)) => {
+            wrong.iter().for_each(|why| remark(&format!("{why}; the others are asked")));
+            members
+        }
         Err(why) => return fail(&why, EXIT_USAGE),
     };
     let flag = arguments.cluster_secret_file.as_deref();
@@ -230,15 +234,21 @@ pub(crate) fn run(arguments: &CtlArguments) -> ExitCode {
     }
 }
 
-fn members(places: &[String]) -> Result<Vec<SocketAddr>, String> {
-    let mut members = Vec::new();
+/// Where the members that are named are reached, and what is wrong with those that are not, as long as there is one.
+///
+/// # Errors
+/// None of them is an address.
+fn members(places: &[String]) -> Result<(Vec<SocketAddr>, Vec<String>), String> {
+    let (mut members, mut wrong) = (Vec::new(), Vec::new());
     for place in places {
-        let found = place
-            .to_socket_addrs()
-            .map_err(|error| format!("--pd {place}: {error}: write HOST:PORT, such as 127.0.0.1:20160"))?;
-        members.extend(found);
+        match place.to_socket_addrs() {
+            Ok(found) => members.extend(found),
+            Err(error) => {
+                wrong.push(format!("--pd {place}: {error}: write HOST:PORT, such as 127.0.0.1:20160"));
+            }
+        }
     }
-    Ok(members)
+    if members.is_empty() { Err(wrong.join("; ")) } else { Ok((members, wrong)) }
 }
 
 /// The answer, and whether all is well.
@@ -270,4 +280,24 @@ async fn ask(
         What::Top(wanted) => top::show(rt, &scheduler, wanted, format).await,
     };
     Ok((answer?, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_is_no_address_is_left_out_as_long_as_there_is_another() {
+        let named =
+            |places: &[&str]| members(&places.iter().map(|&place| place.to_owned()).collect::<Vec<_>>());
+        let good = "127.0.0.1:7".parse().expect("an address");
+        assert_eq!(named(&["127.0.0.1:7"]), Ok((vec![good], Vec::new())));
+        for places in [["127.0.0.1:7", "bad"], ["bad", "127.0.0.1:7"]] {
+            let (members, wrong) = named(&places).expect("one is good");
+            assert_eq!(members, [good]);
+            assert!(wrong.len() == 1 && wrong[0].contains("--pd bad: "), "{wrong:?}");
+        }
+        let none = named(&["bad", "worse"]).expect_err("none is");
+        assert!(none.contains("--pd bad: ") && none.contains("--pd worse: "), "{none}");
+    }
 }

@@ -15,8 +15,8 @@ use store::wire::proto::ringkeep::{
     OperatorsRequest, OperatorsResponse, RegionState, RegionWish, RegionsRequest, RegionsResponse,
 };
 
-use super::table::{Answer, Cell, Table};
-use super::{CtlError, confirm, keys};
+use super::table::{Answer, Cell, Table, VOTER};
+use super::{CtlError, confirm, keys, stores};
 
 /// One value, where `Vec` would be as many as are given.
 type TypedKey = Vec<u8>;
@@ -32,7 +32,7 @@ pub(super) struct ListArguments {
     #[arg(long, value_parser = PossibleValuesParser::new(RegionCondition::ALL.map(RegionCondition::name)))]
     state: Option<String>,
     /// Only those with a replica on this store
-    #[arg(long)]
+    #[arg(long, value_parser = keys::id)]
     store: Option<u64>,
     /// From the one on that has this key, with \xNN for a byte that cannot be typed
     #[arg(long, value_parser = keys::read)]
@@ -49,8 +49,10 @@ pub(super) struct ListArguments {
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Place {
     /// Id of the region, as `ringkeep ctl regions` lists it
+    #[arg(value_parser = keys::id)]
     region: u64,
     /// Id of the store, as `ringkeep ctl stores` lists it
+    #[arg(value_parser = keys::id)]
     store: u64,
     /// Only say what would be done
     #[arg(long)]
@@ -61,6 +63,7 @@ pub(super) struct Place {
 #[derive(Clone, Debug, Args)]
 pub(super) struct SplitArguments {
     /// Id of the region, as `ringkeep ctl regions` lists it
+    #[arg(value_parser = keys::id)]
     region: u64,
     /// First key of the new region, with \xNN for a byte that cannot be typed; without it the middle by size
     #[arg(long, value_parser = keys::read)]
@@ -74,8 +77,10 @@ pub(super) struct SplitArguments {
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct MergeArguments {
     /// Id of the region that ends, as `ringkeep ctl regions` lists it
+    #[arg(value_parser = keys::id)]
     source: u64,
     /// Id of the neighbour that takes its keys in
+    #[arg(value_parser = keys::id)]
     target: u64,
     /// Only say what would be done
     #[arg(long)]
@@ -92,6 +97,7 @@ pub(super) enum Wish {
     #[command(after_help = "Example: ringkeep ctl region show 7")]
     Show {
         /// Id of the region, as `ringkeep ctl regions` lists it
+        #[arg(value_parser = keys::id)]
         region: u64,
     },
     /// Show the region that has a key
@@ -155,10 +161,10 @@ fn table_of(regions: &[RegionState]) -> Table {
         vec![
             Cell::Number(region.id),
             Cell::Number(leader.store_id),
-            Cell::text(format!("{},{}", epoch.conf_ver, epoch.version)),
+            Cell::Epoch(epoch.conf_ver, epoch.version),
             Cell::Bytes(known.size_bytes),
             Cell::Number(u64::from(load.read_ops) + u64::from(load.write_ops)),
-            Cell::List(region.peers.iter().map(replica).collect()),
+            Cell::Replicas(region.peers.iter().map(|peer| (peer.store_id, role(peer))).collect()),
             Cell::List(known.conditions.clone()),
             Cell::Key(region.start_key.to_vec()),
             Cell::Key(region.end_key.to_vec()),
@@ -167,14 +173,13 @@ fn table_of(regions: &[RegionState]) -> Table {
     Table::new(REGIONS, regions.iter().map(row).collect())
 }
 
-fn replica(peer: &Peer) -> String {
-    let role = match peer.role() {
-        PeerRole::Voter => "",
-        PeerRole::Learner => "(learner)",
-        PeerRole::IncomingVoter => "(incoming)",
-        PeerRole::DemotingVoter => "(outgoing)",
-    };
-    format!("{}{role}", peer.store_id)
+fn role(peer: &Peer) -> &'static str {
+    match peer.role() {
+        PeerRole::Voter => VOTER,
+        PeerRole::Learner => "learner",
+        PeerRole::IncomingVoter => "incoming",
+        PeerRole::DemotingVoter => "outgoing",
+    }
 }
 
 async fn page(scheduler: &SchedulerClient, request: &RegionsRequest) -> Result<RegionsResponse, CallError> {
@@ -192,6 +197,9 @@ pub(super) async fn hottest(
 /// The regions with their replicas and their keys, page by page.
 pub(super) async fn list(scheduler: &SchedulerClient, wanted: ListArguments) -> Result<Answer, CtlError> {
     let ListArguments { state, store, from, limit, hot } = wanted;
+    if let Some(store) = store {
+        stores::one(stores::all(scheduler).await?, store)?;
+    }
     let mut request = RegionsRequest {
         store: store.unwrap_or(0),
         condition: state.unwrap_or_default(),

@@ -25,12 +25,14 @@ pub(super) enum StoreWish {
     #[command(after_help = "Example: ringkeep ctl store show 3")]
     Show {
         /// Id of the store, as `ringkeep ctl stores` lists it
+        #[arg(value_parser = super::keys::id)]
         store: u64,
     },
     /// Take a store out of use: its replicas are moved away, then it is gone for ever
     #[command(after_help = "Example: ringkeep ctl store remove 3 --dry-run")]
     Remove {
         /// Id of the store, as `ringkeep ctl stores` lists it
+        #[arg(value_parser = super::keys::id)]
         store: u64,
         /// Only say what would be moved
         #[arg(long)]
@@ -43,6 +45,7 @@ pub(super) enum StoreWish {
     #[command(after_help = "Example: ringkeep ctl store keep 3")]
     Keep {
         /// Id of the store, as `ringkeep ctl stores` lists it
+        #[arg(value_parser = super::keys::id)]
         store: u64,
     },
 }
@@ -51,6 +54,7 @@ pub(super) enum StoreWish {
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct DrainArguments {
     /// Id of the node, as `ringkeep ctl node` lists it
+    #[arg(value_parser = super::keys::id)]
     node: u64,
     /// Let its stores lead again
     #[arg(long)]
@@ -67,6 +71,7 @@ pub(super) struct DrainArguments {
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct EvictArguments {
     /// Id of the store, as `ringkeep ctl stores` lists it
+    #[arg(value_parser = super::keys::id)]
     store: u64,
     /// Let it lead again
     #[arg(long)]
@@ -234,7 +239,8 @@ fn of_node(mut stores: Vec<StoreState>, node: u64) -> Result<Vec<StoreState>, Ct
     Ok(stores)
 }
 
-fn one(stores: Vec<StoreState>, id: u64) -> Result<StoreState, CtlError> {
+/// The store of this id.
+pub(super) fn one(stores: Vec<StoreState>, id: u64) -> Result<StoreState, CtlError> {
     let unknown = || format!("store {id} has not joined; `ringkeep ctl stores` lists those that have");
     stores.into_iter().find(|store| store.store == id).ok_or_else(|| CtlError::Refused(unknown()))
 }

@@ -20,7 +20,16 @@ pub(super) enum Cell {
     Moment(u64),
     List(Vec<String>),
     Key(Vec<u8>),
+    /// A value as text, which is a number to programs if it is one.
+    Value(String),
+    /// How often members and range of a region have changed.
+    Epoch(u64, u64),
+    /// Stores with a replica, each with what it is there.
+    Replicas(Vec<(u64, &'static str)>),
 }
+
+/// What most replicas are, which is not said of each.
+pub(super) const VOTER: &str = "voter";
 
 impl Cell {
     pub(super) fn text(text: impl Into<String>) -> Self {
@@ -30,7 +39,13 @@ impl Cell {
     fn is_right(&self) -> bool {
         match self {
             Self::Number(_) | Self::Bytes(_) | Self::Ago(_) => true,
-            Self::Moment(_) | Self::Text(_) | Self::List(_) | Self::Key(_) => false,
+            Self::Moment(_)
+            | Self::Text(_)
+            | Self::List(_)
+            | Self::Key(_)
+            | Self::Value(_)
+            | Self::Epoch(..)
+            | Self::Replicas(_) => false,
         }
     }
 
@@ -45,6 +60,16 @@ impl Cell {
             Self::List(all) if all.is_empty() => "-".to_owned(),
             Self::List(all) => all.join(" "),
             Self::Key(key) => keys::show(key),
+            Self::Value(value) => value.clone(),
+            Self::Epoch(conf_ver, version) => format!("{conf_ver},{version}"),
+            Self::Replicas(all) if all.is_empty() => "-".to_owned(),
+            Self::Replicas(all) => {
+                let shown = |(store, role): &(u64, &str)| match *role {
+                    VOTER => store.to_string(),
+                    role => format!("{store}({role})"),
+                };
+                all.iter().map(shown).collect::<Vec<_>>().join(" ")
+            }
         }
     }
 
@@ -54,7 +79,14 @@ impl Cell {
         match self {
             Self::Bytes(_) if !name.ends_with("_bytes_per_s") => name + "_bytes",
             Self::Ago(_) | Self::Moment(_) => name + "_ms",
-            Self::Bytes(_) | Self::Number(_) | Self::Text(_) | Self::List(_) | Self::Key(_) => name,
+            Self::Bytes(_)
+            | Self::Number(_)
+            | Self::Text(_)
+            | Self::List(_)
+            | Self::Key(_)
+            | Self::Value(_)
+            | Self::Epoch(..)
+            | Self::Replicas(_) => name,
         }
     }
 
@@ -65,8 +97,18 @@ impl Cell {
             Self::Ago(ms) => json!(ms),
             Self::List(all) => json!(all),
             Self::Key(key) => json!(key.escape_ascii().to_string()),
+            Self::Value(value) => number_or_text(value),
+            Self::Epoch(conf_ver, version) => json!({ "conf_ver": conf_ver, "version": version }),
+            Self::Replicas(all) => {
+                all.iter().map(|(store, role)| json!({ "store": store, "role": role })).collect()
+            }
         }
     }
+}
+
+/// A value for programs: numbers are numbers.
+pub(super) fn number_or_text(value: &str) -> Value {
+    value.parse::<u64>().map_or_else(|_| json!(value), |number| json!(number))
 }
 
 /// A size with a unit of 1024.
@@ -203,6 +245,26 @@ mod tests {
         }
         let table = Table::new(&["at"], vec![vec![Cell::Moment(7)]]);
         assert_eq!(table.json(), json!([{ "at_ms": 7 }]));
+    }
+
+    #[test]
+    fn numbers_are_numbers_in_json_also_where_a_table_has_more_beside_them() {
+        let columns = &["value", "other", "epoch", "replicas", "none"];
+        let cells = vec![
+            Cell::Value("17".to_owned()),
+            Cell::Value("learner".to_owned()),
+            Cell::Epoch(3, 40),
+            Cell::Replicas(vec![(1, VOTER), (4, "learner")]),
+            Cell::Replicas(Vec::new()),
+        ];
+        let table = Table::new(columns, vec![cells]);
+        let replicas = json!([{ "store": 1, "role": "voter" }, { "store": 4, "role": "learner" }]);
+        let epoch = json!({ "conf_ver": 3, "version": 40 });
+        let expected = json!([
+            { "value": 17, "other": "learner", "epoch": epoch, "replicas": replicas, "none": [] }
+        ]);
+        assert_eq!(table.json(), expected);
+        assert!(table.text().contains("17     learner  3,40   1 4(learner)  -"), "{}", table.text());
     }
 
     #[test]

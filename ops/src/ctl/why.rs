@@ -15,12 +15,14 @@ pub(super) enum About {
     #[command(after_help = "Example: ringkeep ctl why region 7")]
     Region {
         /// Id of the region, as `ringkeep ctl regions` lists it
+        #[arg(value_parser = super::keys::id)]
         region: u64,
     },
     /// Say why a store has what it has, and what keeps it from being emptied or filled
     #[command(after_help = "Example: ringkeep ctl why store 3")]
     Store {
         /// Id of the store, as `ringkeep ctl stores` lists it
+        #[arg(value_parser = super::keys::id)]
         store: u64,
     },
 }

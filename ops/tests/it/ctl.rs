@@ -114,6 +114,28 @@ fn what_moves_or_loses_something_can_be_rehearsed_and_has_to_be_meant() {
 }
 
 #[test]
+fn what_is_not_there_is_refused_and_one_good_address_is_enough() {
+    let directory = directory();
+    let node = start(&directory);
+    for words in [&["why", "region", "0"][..], &["region", "show", "0"], &["regions", "--store", "0"]] {
+        let (code, _, said) = ctl(&node, words);
+        assert!(code == 2 && said.contains("ids begin at 1"), "{words:?}: {code} {said}");
+    }
+    let (code, said, why) = ctl(&node, &["regions", "--store", "99"]);
+    assert!(code == 1 && said.is_empty() && why.contains("store 99 has not joined"), "{code} {said} {why}");
+    let several = format!("{},no address", node.pd);
+    let output = run(&["ctl", "--pd", &several, "cluster"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("--pd no address"), "{said}");
+    let settings = json(&node, &["config"]);
+    let of =
+        |name: &str| settings.as_array().and_then(|all| all.iter().find(|it| it["name"] == name)).cloned();
+    assert_eq!(of("leader_tolerance").expect("it is listed")["value"], 5);
+    let region = &json(&node, &["regions"])[0];
+    assert!(region["replicas"][0]["store"].is_u64() && region["epoch"]["version"].is_u64(), "{region}");
+}
+
+#[test]
 fn two_neighbours_become_one_if_that_is_meant() {
     let directory = directory();
     let node = start(&directory);

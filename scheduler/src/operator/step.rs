@@ -314,6 +314,7 @@ impl Step {
     }
 }
 
+/// The membership change and the split of a step read as those of an action do.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -327,13 +328,21 @@ impl fmt::Display for Step {
             Self::Demote { peer } => write!(f, "demote {peer}"),
             Self::RemovePeer { peer, store } => write!(f, "remove {peer} on {store}"),
             Self::EnterJoint { promote, demote } => {
-                write!(f, "enter joint, promote {promote:?}, demote {demote:?}")
+                write!(f, "enter joint, promote {}, demote {}", list(promote, " and "), list(demote, " and "))
             }
             Self::LeaveJoint => f.write_str("leave joint"),
             Self::Split { keys, .. } if keys.is_empty() => f.write_str("split where best"),
-            Self::Split { keys, .. } => write!(f, "split at {keys:?}"),
+            Self::Split { keys, .. } => write!(f, "split at {}", list(keys, ", ")),
             Self::Merge { into, epoch: _ } => write!(f, "merge into {}", into.id),
         }
+    }
+}
+
+/// All of them in words.
+fn list<T: fmt::Display>(all: &[T], between: &str) -> String {
+    match all.is_empty() {
+        true => "none".to_owned(),
+        false => all.iter().map(ToString::to_string).collect::<Vec<_>>().join(between),
     }
 }
 
@@ -344,8 +353,7 @@ impl fmt::Display for Action {
             Self::Change(change) => write!(f, "{change}"),
             Self::Split { keys, new: _ } if keys.is_empty() => f.write_str("split where best"),
             Self::Split { keys, new: _ } => {
-                let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
-                write!(f, "split at {}", keys.join(", "))
+                write!(f, "split at {}", list(keys, ", "))
             }
             Self::Merge(into) => write!(f, "merge into {}", into.id),
         }
@@ -354,7 +362,6 @@ impl fmt::Display for Action {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |peers: &[PeerId]| peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
         match self {
             Self::AddVoter { peer, store } => write!(f, "add {peer} on {store}"),
             Self::AddLearner { peer, store } => write!(f, "add learner {peer} on {store}"),
@@ -362,9 +369,31 @@ impl fmt::Display for Change {
             Self::Demote { peer } => write!(f, "demote {peer}"),
             Self::Remove { peer } => write!(f, "remove {peer}"),
             Self::EnterJoint { promote, demote } => {
-                write!(f, "enter joint, promote {}, demote {}", list(promote), list(demote))
+                write!(f, "enter joint, promote {}, demote {}", list(promote, " and "), list(demote, " and "))
             }
             Self::LeaveJoint => f.write_str("leave joint"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Steps are shown to operators, in words alone.
+    #[test]
+    fn a_step_is_shown_in_words() {
+        let joint = |promote: &[u64], demote: &[u64]| Step::EnterJoint {
+            promote: promote.iter().copied().map(PeerId).collect(),
+            demote: demote.iter().copied().map(PeerId).collect(),
+        };
+        let split = Step::Split { keys: vec!["a".into(), "\"".into()], new: Vec::new() };
+        for (step, shown) in [
+            (joint(&[40], &[7, 8]), "enter joint, promote peer 40, demote peer 7 and peer 8"),
+            (joint(&[40], &[]), "enter joint, promote peer 40, demote none"),
+            (split, "split at a, \\\""),
+        ] {
+            assert_eq!(step.to_string(), shown);
         }
     }
 }

@@ -112,7 +112,8 @@ impl Pd {
     ) -> Result<pdpb::PutStoreResponse, Status> {
         let ours = self.control.cluster_id();
         if request.header.is_none_or(|header| header.cluster_id == 0) {
-            let message = format!("a store that joins names the cluster that it means; this one is {ours}");
+            let message =
+                format!("a store that joins names the cluster that it means; this one is {ours:016x}");
             return Err(Status::new(Code::FailedPrecondition, message));
         }
         self.check_cluster(request.header.as_ref())?;

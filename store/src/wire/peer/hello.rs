@@ -120,7 +120,7 @@ impl fmt::Display for Rejection {
             Self::Unproven(why) => write!(f, "{why}"),
             Self::OtherCluster { ours, theirs } => write!(
                 f,
-                "the peer belongs to cluster {theirs}, this store to cluster {ours}; check the addresses that --join names"
+                "the peer belongs to cluster {theirs:016x}, this store to cluster {ours:016x}; check the addresses that --join names"
             ),
             Self::OtherStore { meant, here } => write!(
                 f,
@@ -288,6 +288,8 @@ mod tests {
         let (meant, here) = (StoreId(3), StoreId(2));
         let text = Rejection::OtherStore { meant, here }.to_string();
         assert!(text.starts_with("the peer wants store 3, and here is store 2;"), "{text}");
+        let text = Rejection::OtherCluster { ours: 77, theirs: 78 }.to_string();
+        assert!(text.contains("cluster 000000000000004e, this store to cluster 000000000000004d"), "{text}");
         let text = Rejection::OlderCopy { store: here, incarnation: 1, seen: 2 }.to_string();
         assert!(
             text.starts_with("store 2 says it was opened 1 times") && text.contains(OLDER_COPY),
