@@ -171,6 +171,8 @@ pub enum Bug {
     NamesRemovedEarly,
     /// A replica that waits for its first snapshot and hears no other member says nothing.
     BlankIsMute,
+    /// How many nodes may fail is said without the group that keeps the scheduler's state.
+    StateNotCounted,
     /// A node does not say that the cluster does not take its stores.
     RefusalNotShown,
     /// The health of a store's port does not depend on whether the cluster has the store in use.

@@ -25,6 +25,7 @@ mod sent_on;
 mod shown;
 mod splits;
 mod strangers;
+mod survives;
 mod together;
 
 use std::time::Duration;
