@@ -155,10 +155,16 @@ fn as_text(directory: &Path, examined: &Examined) -> String {
             directory.display()
         ));
     }
-    for StoreFound { store, regions, log: (records, segments), tables } in &examined.stores {
-        text.push_str(&format!(
-            "store {store}: {regions} regions, {records} records in {segments} log segments, {tables} tables\n"
-        ));
+    for StoreFound { store, regions, log, tables } in &examined.stores {
+        let log = match (regions, log) {
+            (Some(regions), Some((records, segments))) => {
+                format!("{regions} regions, {records} records in {segments} log segments")
+            }
+            (None, _) | (_, None) => "a log that cannot be read".to_owned(),
+        };
+        let tables =
+            tables.map_or_else(|| "a tree that cannot be read".to_owned(), |count| format!("{count} tables"));
+        text.push_str(&format!("store {store}: {log}, {tables}\n"));
     }
     examined.notes.iter().for_each(|note| text.push_str(&format!("note    {note}\n")));
     for Damage { path, what } in &examined.damage {
@@ -173,7 +179,8 @@ fn as_text(directory: &Path, examined: &Examined) -> String {
 fn as_json(directory: &Path, examined: &Examined) -> serde_json::Value {
     let Examined { ident, stores, notes, damage } = examined;
     let store = |found: &StoreFound| {
-        let StoreFound { store, regions, log: (records, segments), tables } = found;
+        let StoreFound { store, regions, log, tables } = found;
+        let (records, segments) = (log.map(|(records, _)| records), log.map(|(_, segments)| segments));
         json!({"store": store, "regions": regions, "log_records": records, "log_segments": segments, "tables": tables})
     };
     let damaged = |Damage { path, what }: &Damage| json!({"path": path, "what": what});
@@ -273,4 +280,31 @@ fn manifest(report: &ManifestReport) -> String {
         text.push_str(&format!("{number:>6}  {edit}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_not_counted_as_nothing() {
+        let found = |log: Option<usize>| StoreFound {
+            store: 3,
+            regions: log,
+            log: log.map(|count| (7, count)),
+            tables: Some(4),
+        };
+        let of = |store| Examined { stores: vec![store], ..Examined::default() };
+        let text = |examined: &Examined| as_text(Path::new("d"), examined);
+        let (unread, read) = (of(found(None)), of(found(Some(2))));
+        assert!(
+            text(&unread).starts_with("store 3: a log that cannot be read, 4 tables\n"),
+            "{}",
+            text(&unread)
+        );
+        assert!(text(&read).starts_with("store 3: 2 regions, 7 records in 2 log segments, 4 tables\n"));
+        let json = as_json(Path::new("d"), &unread);
+        assert_eq!(json["stores"][0]["log_records"], serde_json::Value::Null);
+        assert_eq!(as_json(Path::new("d"), &read)["stores"][0]["log_segments"], 2);
+    }
 }

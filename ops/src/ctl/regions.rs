@@ -227,10 +227,7 @@ pub(super) async fn change(rt: &Rt, scheduler: &SchedulerClient, wish: Wish) -> 
             let request = RegionsRequest { region, ..RegionsRequest::default() };
             Ok(Answer::Table(table_of(&page(scheduler, &request).await?.regions)))
         }
-        Wish::Key { key } => {
-            let request = RegionsRequest { from: key.into(), limit: 1, ..RegionsRequest::default() };
-            Ok(Answer::Table(table_of(&page(scheduler, &request).await?.regions)))
-        }
+        Wish::Key { key } => with_key(rt, scheduler, key).await,
         Wish::AddPeer(place) => operate(scheduler, RegionWish::AddPeer, place).await,
         Wish::RemovePeer { place, yes } => {
             let Place { region, store, dry_run } = place;
@@ -245,6 +242,31 @@ pub(super) async fn change(rt: &Rt, scheduler: &SchedulerClient, wish: Wish) -> 
         Wish::Split(wanted) => split(rt, scheduler, wanted).await,
         Wish::Merge(wanted) => merge(rt, scheduler, wanted).await,
     }
+}
+
+/// The region that has a key. Right after a split, a merge or a move the one that has it may not have been reported yet; then it is waited
+/// for instead of showing the next one.
+async fn with_key(rt: &Rt, scheduler: &SchedulerClient, key: TypedKey) -> Result<Answer, CtlError> {
+    let began = rt.now();
+    let request = RegionsRequest { from: key.clone().into(), limit: 1, ..RegionsRequest::default() };
+    loop {
+        let regions = page(scheduler, &request).await?.regions;
+        if regions.iter().any(|known| has_key(known, &key)) {
+            return Ok(Answer::Table(table_of(&regions)));
+        }
+        if rt.now().since(began) >= SEEN_MAX {
+            return Err(CtlError::Refused(format!(
+                "no region with the key {} is known to the scheduler: it has not been reported since it was split or moved, or has no leader; try again in some seconds",
+                keys::show(&key)
+            )));
+        }
+        rt.sleep(LOOK_EVERY).await;
+    }
+}
+
+fn has_key(known: &RegionState, key: &[u8]) -> bool {
+    let range = known.region.as_ref().map(|region| (&region.start_key[..], &region.end_key[..]));
+    range.is_some_and(|(start, end)| start <= key && (end.is_empty() || key < end))
 }
 
 /// Hands the leadership of a region over.
@@ -400,7 +422,23 @@ pub(super) async fn operators(
 
 #[cfg(test)]
 mod tests {
+    use store::wire::proto::metapb::Region;
+
     use super::*;
+
+    /// In a gap of the map the next region is found, which does not have the key.
+    #[test]
+    fn a_region_has_the_keys_of_its_range() {
+        let of = |start: &'static [u8], end: &'static [u8]| {
+            let (start_key, end_key) = (Bytes::from_static(start), Bytes::from_static(end));
+            let region = Some(Region { start_key, end_key, ..Region::default() });
+            RegionState { region, ..RegionState::default() }
+        };
+        assert!(has_key(&of(b"b", b"d"), b"b") && has_key(&of(b"b", b"d"), b"c\xff"));
+        assert!(!has_key(&of(b"b", b"d"), b"a") && !has_key(&of(b"b", b"d"), b"d"));
+        assert!(has_key(&of(b"", b""), b"") && has_key(&of(b"b", b""), b"z"));
+        assert!(!has_key(&RegionState::default(), b"z"));
+    }
 
     #[test]
     fn an_operator_is_cancelled_by_its_region_or_by_its_own_id() {

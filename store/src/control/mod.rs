@@ -131,6 +131,8 @@ struct Inner {
     granting: Cell<bool>,
     /// Stores whose entry into the state is in flight.
     entering: RefCell<BTreeSet<StoreId>>,
+    /// Stores whose entry has failed, and how often in a row.
+    not_entered: RefCell<reports::NotEntered>,
     /// Rings when the next round should not wait.
     urgent: Bell,
     scattered: RefCell<Scattered>,
@@ -242,6 +244,7 @@ impl Control {
             extending: Cell::new(false),
             granting: Cell::new(false),
             entering: RefCell::default(),
+            not_entered: RefCell::default(),
             urgent: Bell::default(),
             scattered: RefCell::default(),
             refused_reports: Cell::new(0),

@@ -12,6 +12,7 @@
 //! Stores of this node enter the map by their beats. Those of other nodes are entered when they join ([`members`](super::members)), and
 //! a beat of one that has not joined as it describes itself is refused.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use engine::rt::chan::{self, Receiver, Sender, TrySend};
@@ -19,6 +20,7 @@ use scheduler::{
     Instruction, Lifecycle, NodeId, RegionReport, StateCommand, StoreDescriptor, StoreId, StoreReport,
 };
 
+use super::denied::Denied;
 use super::{Control, time};
 use crate::plant::{Bug, planted};
 
@@ -193,12 +195,30 @@ impl Control {
         let (control, descriptor) = (self.clone(), descriptor.clone());
         drop(inner.rt.spawn(async move {
             let store = descriptor.id;
-            if let Err(denied) = control.0.state.apply(StateCommand::PutStore(descriptor)).await {
-                // The next beat tries again.
-                tracing::warn!(store = store.0, why = %denied, "a store could not be entered into the state");
-            }
+            let entered = control.0.state.apply(StateCommand::PutStore(descriptor)).await;
+            control.note_entered(store, entered.err());
             control.0.entering.borrow_mut().remove(&store);
         }));
+    }
+
+    /// Says why a store could not be entered: once, because every beat tries it again, and how often it was tried once it has been.
+    fn note_entered(&self, store: StoreId, denied: Option<Denied>) {
+        let mut not_entered = self.0.not_entered.borrow_mut();
+        match denied {
+            Some(why) if not_entered.failed(store) => {
+                tracing::warn!(store = store.0, %why, "a store could not be entered into the state; that is tried on without further lines");
+            }
+            Some(_) => {}
+            None => {
+                if let Some(tries) = not_entered.entered(store) {
+                    tracing::info!(
+                        store = store.0,
+                        tries,
+                        "a store is entered into the state that could not be before"
+                    );
+                }
+            }
+        }
     }
 
     /// Whether a store was taken out of use for good, as far as the state is known.
@@ -232,8 +252,39 @@ impl Control {
     }
 }
 
+/// Stores that could not be entered, and how often in a row that was tried. No more than a node has.
+#[derive(Debug, Default)]
+pub(super) struct NotEntered(BTreeMap<StoreId, u64>);
+
+impl NotEntered {
+    /// Whether it is the first time.
+    fn failed(&mut self, store: StoreId) -> bool {
+        let tries = self.0.entry(store).or_default();
+        *tries += 1;
+        *tries == 1
+    }
+
+    /// How often it was tried in vain before, if it was.
+    fn entered(&mut self, store: StoreId) -> Option<u64> {
+        self.0.remove(&store)
+    }
+}
+
 /// Whether a store is known as it describes itself. Its lifecycle is the cluster's decision.
 fn is_as_described(known: &StoreDescriptor, described: &StoreDescriptor) -> bool {
     let StoreDescriptor { id, node, address, labels, lifecycle: _ } = known;
     (id, node, address, labels) == (&described.id, &described.node, &described.address, &described.labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_cannot_be_entered_is_said_once_and_counted() {
+        let mut stores = NotEntered::default();
+        assert_eq!([1, 2, 1, 1].map(|store| stores.failed(StoreId(store))), [true, true, false, false]);
+        assert_eq!((stores.entered(StoreId(1)), stores.entered(StoreId(1))), (Some(3), None));
+        assert!(stores.failed(StoreId(1)), "it begins anew");
+    }
 }

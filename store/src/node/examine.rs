@@ -45,12 +45,12 @@ pub struct Damage {
 pub struct StoreFound {
     /// The store's id.
     pub store: u64,
-    /// Regions in its log.
-    pub regions: usize,
-    /// Records and segments of its log.
-    pub log: (u64, usize),
-    /// Tables of its tree.
-    pub tables: usize,
+    /// Regions in its log; nothing if that cannot be read, which is a damage.
+    pub regions: Option<usize>,
+    /// Records and segments of its log, as far as it can be read.
+    pub log: Option<(u64, usize)>,
+    /// Tables of its tree, as far as that can be read.
+    pub tables: Option<usize>,
 }
 
 /// Reads everything in `dir`.
@@ -147,14 +147,14 @@ impl Examined {
         {
             self.damaged(&fault);
         }
-        let mut found = StoreFound { store: store.0, regions: 0, log: (0, 0), tables: 0 };
+        let mut found = StoreFound { store: store.0, regions: None, log: None, tables: None };
         let mut holds_state = true;
         match &log {
             Err(fault) => self.damaged(fault),
             Ok(log) => {
                 holds_state = log.last_index(GROUP.0).is_some();
                 let regions = log.groups().iter().filter(|group| **group != GROUP.0).count();
-                (found.regions, found.log) = (regions, log.size());
+                (found.regions, found.log) = (Some(regions), Some(log.size()));
                 if let Some(cut) = log.torn() {
                     self.notes.push(format!("the next start does this: {cut}"));
                 }
@@ -164,7 +164,7 @@ impl Examined {
             Err(fault) => self.damaged(fault),
             Ok(tree) => {
                 let tables = tree.tables();
-                found.tables = tables.len();
+                found.tables = Some(tables.len());
                 if let Some(torn) = tree.torn() {
                     self.notes.push(format!(
                         "{}: the edit at byte {} is not whole; it was never acknowledged, and the next start ignores it",

@@ -17,6 +17,7 @@ use engine::rt::Rt;
 use scheduler::{NewRegion, NodeId, PeerId, Region, RegionId, StoreId};
 
 use super::join::NODE_LABEL;
+use super::tried::{Elsewhere, Tried, not_proved};
 use super::{beats, locate, members};
 use crate::control::locate::Regions;
 use crate::control::{Beat, BeatAnswer};
@@ -24,9 +25,10 @@ use crate::secret::ClusterSecret;
 use crate::wire::grpc::client::{Client, WINDOW_BYTES};
 use crate::wire::grpc::{Code, Status};
 use crate::wire::peer::hello::{VERSION, VERSION_MIN};
-use crate::wire::peer::link::LinkError;
 use crate::wire::proto::pdpb::{self, ErrorType};
 use crate::wire::proto::{metapb, ringkeep};
+
+pub use super::tried::{CallError, NOT_HOSTED};
 
 /// The method by which calls are sent on.
 pub(super) const FORWARD: &str = "/ringkeep.Scheduler/Forward";
@@ -51,90 +53,6 @@ const WAITED_FOR: [&str; 4] = [
 const PLACES_MAX: usize = 64;
 /// What stands before a message of a call: whether it is compressed, and its length.
 const FRAME_BYTES: usize = 5;
-
-/// What every node says that does not host the scheduler and does not reach it: members answer, and none of them is the host.
-pub const NOT_HOSTED: &str = "this node does not host the scheduler";
-
-/// Why a call came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallError {
-    /// The scheduler refuses it; the same call is refused again.
-    Refused(Status),
-    /// Members answer, and none of them hosts the scheduler at this moment; each with what it says.
-    NoHost(String),
-    /// Nothing that was asked answers now; each address with its reason.
-    Unreachable(String),
-}
-
-impl fmt::Display for CallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(status) => f.write_str(&status.message),
-            Self::NoHost(why) => write!(
-                f,
-                "no node hosts the scheduler at this moment: one is being elected, or it moves. That takes a few seconds, and a majority of the \
-                 nodes that keep its state: {why}"
-            ),
-            Self::Unreachable(why) => write!(f, "no member of the cluster answers: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for CallError {}
-
-/// Why another place may be tried.
-enum Elsewhere {
-    /// It is not reached, or does not answer as the host does.
-    Unreached(String),
-    /// A member that is not the host and does not reach it.
-    NotHost(String),
-    /// The two do not have the same secret.
-    Unproven(String),
-}
-
-impl Elsewhere {
-    fn io(error: std::io::Error) -> Self {
-        Self::Unreached(error.to_string())
-    }
-}
-
-/// What has come of the places that were asked.
-#[derive(Default)]
-struct Tried {
-    reasons: Vec<String>,
-    /// Of one the reason is the secret.
-    is_unproven: bool,
-    /// One is a member that does not reach the host.
-    is_member: bool,
-}
-
-impl Tried {
-    fn note(&mut self, place: &str, why: Elsewhere) {
-        let why = match why {
-            Elsewhere::Unreached(why) => why,
-            Elsewhere::NotHost(why) => {
-                self.is_member = true;
-                why
-            }
-            Elsewhere::Unproven(why) => {
-                self.is_unproven = true;
-                why
-            }
-        };
-        self.reasons.push(format!("{place}: {why}"));
-    }
-
-    fn error(self) -> CallError {
-        let reasons = self.reasons.join("; ");
-        match self {
-            // One that has the same secret answers, so it is not the secret.
-            Self { is_member: true, .. } => CallError::NoHost(reasons),
-            // Another member might have had the same secret; where none has, the next call comes to the same.
-            Self { is_unproven: true, .. } => CallError::Refused(Status::new(Code::Unauthenticated, reasons)),
-            Self { .. } => CallError::Unreachable(reasons),
-        }
-    }
-}
 
 /// What a node that joins is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -460,15 +378,7 @@ impl SchedulerClient {
             return Client::connect(&self.rt, addr).await.map_err(Elsewhere::io);
         };
         let mut stream = self.rt.connect(addr).await.map_err(Elsewhere::io)?;
-        let early = members::prove(&self.rt, &mut stream, secret).await.map_err(|error| match error {
-            LinkError::Refused(why) => Elsewhere::Unproven(why),
-            LinkError::Rejected(why) => Elsewhere::Unproven(why.to_string()),
-            // An older version without a secret does not say so.
-            error => Elsewhere::Unreached(format!(
-                "it does not prove the cluster_secret that is set here ({error}): if none is set there, set cluster_secret_file to the same \
-                 secret on every node, or on none"
-            )),
-        })?;
+        let early = members::prove(&self.rt, &mut stream, secret).await.map_err(not_proved)?;
         Client::over(&self.rt, stream, early, (addr, WINDOW_BYTES)).await.map_err(Elsewhere::io)
     }
 
@@ -543,29 +453,6 @@ impl SchedulerClient {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_said_of_places_that_were_asked_in_vain_names_what_is_wrong() {
-        let of = |all: Vec<Elsewhere>| {
-            let mut tried = Tried::default();
-            all.into_iter().for_each(|why| tried.note("a:1", why));
-            tried.error()
-        };
-        let unreached = || Elsewhere::Unreached("refused".to_owned());
-        let member = || Elsewhere::NotHost(format!("{NOT_HOSTED}, which does not answer"));
-        let unproven = || Elsewhere::Unproven("no secret".to_owned());
-        let none = of(vec![unreached(), unreached()]);
-        assert_eq!(none, CallError::Unreachable("a:1: refused; a:1: refused".to_owned()));
-        for all in [vec![unreached(), member()], vec![member(), unproven()]] {
-            let error = of(all);
-            assert!(matches!(error, CallError::NoHost(_)), "{error:?}");
-            assert!(error.to_string().contains("being elected"), "{error}");
-        }
-        let CallError::Refused(status) = of(vec![unreached(), unproven()]) else {
-            panic!("it is the secret")
-        };
-        assert_eq!(status.code, Code::Unauthenticated);
-    }
 
     #[test]
     fn who_has_answered_is_asked_first_and_who_has_not_is_asked_last() {

@@ -29,6 +29,7 @@ pub mod port;
 mod scan;
 mod splits;
 mod streams;
+mod tried;
 
 use bytes::Bytes;
 use engine::rt::Mono;
