@@ -65,10 +65,11 @@ fn every_number_of_the_scheduler_moves() {
         world.run_for(LOOK);
         seen.look(of(&members[0]));
     }
-    // Counted where a stale report comes in, in grpc_pd, and where a region is hot, in whole_node::hot.
+    // Counted where a stale report comes in, in grpc_pd, where a region is hot, in whole_node::hot, and where a replica lags, in chart.
     let elsewhere = [
         "ringkeep_scheduler_load_splits_total",
         "ringkeep_scheduler_regions_busy",
+        "ringkeep_scheduler_regions_lagging",
         "ringkeep_scheduler_reports_refused_total",
     ];
     assert_eq!(seen.still(), BTreeSet::from(elsewhere));
