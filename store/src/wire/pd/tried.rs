@@ -8,8 +8,9 @@ use std::fmt;
 use crate::wire::grpc::{Code, Status};
 use crate::wire::peer::link::LinkError;
 
-/// What every node says that does not host the scheduler and does not reach it: members answer, and none of them is the host.
-pub const NOT_HOSTED: &str = "this node does not host the scheduler";
+/// What every node says that does not host the scheduler and does not reach it: members answer, and none of them is the host. Clients of TiKV in Go
+/// look for the words "is not served" to ask another member.
+pub const NOT_HOSTED: &str = "the scheduler is not served by this node";
 
 /// Why a call came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]

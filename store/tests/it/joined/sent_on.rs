@@ -119,5 +119,5 @@ fn a_refusal_comes_back_as_it_was_said() {
     world.run_for(Duration::from_secs(1));
     let gone = call::<AllocIdResponse>(&world, other, "/pdpb.PD/AllocID", AllocIdRequest::default());
     let gone = gone.unwrap_err();
-    assert!(gone.code == Code::Unavailable && gone.message.contains("does not host the scheduler"), "{gone}");
+    assert!(gone.code == Code::Unavailable && gone.message.contains("is not served"), "{gone}");
 }
