@@ -167,7 +167,7 @@ fn who_describes_itself_wrongly_is_refused_before_anything_is_dialled() {
         let (first, began) = (joiner.ids(3).await, rt.now());
         let (store, own) = (first, first + 2);
         joiner.refused(8, store, own, addr, &["mismatch cluster id, need 7 but got 8"]).await;
-        joiner.refused(0, store, own, addr, &["names the cluster", "this one is 7"]).await;
+        joiner.refused(0, store, own, addr, &["names the cluster", "this one is 0000000000000007"]).await;
         let not_ours = ["was not handed out by this cluster", "ask for one"];
         joiner.refused(CLUSTER, 90_000, own, addr, &not_ours).await;
         joiner.refused(CLUSTER, store, 90_000, addr, &not_ours).await;
