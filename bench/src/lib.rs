@@ -10,6 +10,7 @@
 //! | [`compare`] | the same load on Redis, etcd or another build and on ringkeep, in turn, with CPU per operation |
 //! | [`latency`], [`idle`] | one client with one request; a node with none |
 //! | [`regions`] | what regions at rest cost, by their number: memory, starts, CPU |
+//! | [`timestamps`] | timestamps over the wire, and what they cost the node |
 //! | [`protocols`] | what a request costs over gRPC and over RESP |
 //! | [`pressure`] | whether a put is ever late for another reason than the disk |
 //! | [`abuse`] | clients that ask for too much, ordinary writes and a start after them: the node's memory, and a bystander's latency |
@@ -63,6 +64,7 @@ pub mod scheduler;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod steady;
+pub mod timestamps;
 pub mod workload;
 
 /// Why a measurement ended early: one sentence that names the culprit.

@@ -44,6 +44,8 @@ pub(super) enum What {
     Idle(IdleArguments),
     /// Regions at rest, by their number: memory of a replica, CPU, starts, and the first write to one that sleeps
     Regions(RegionsArguments),
+    /// Timestamps over the wire, and what they cost the node
+    Timestamps(TimestampsArguments),
     /// Clients that ask for too much: memory stays bounded, and a bystander is served?
     Abuse(AbuseArguments),
     /// Writers, SIGKILL, restart: is everything acknowledged still there?
@@ -316,6 +318,27 @@ pub(super) struct CrashArguments {
     /// Seed of operations and moments
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TimestampsArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Rounds
+    #[arg(long, default_value_t = 5, value_parser = at_least_one::<usize>)]
+    pub(super) rounds: usize,
+    /// Batches of each stream in a round
+    #[arg(long, default_value_t = 200_000, value_parser = at_least_one::<usize>)]
+    pub(super) batches: usize,
+    /// Timestamps of a batch
+    #[arg(long, default_value_t = 64, value_parser = at_least_one::<u32>)]
+    pub(super) count: u32,
+    /// Connections, each with one stream
+    #[arg(long, short, default_value_t = 4, value_parser = at_least_one::<usize>)]
+    pub(super) connections: usize,
+    /// Requests in flight on each
+    #[arg(long, short, default_value_t = 32, value_parser = at_least_one::<usize>)]
+    pub(super) in_flight: usize,
 }
 
 #[derive(Debug, Args)]

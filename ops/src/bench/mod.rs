@@ -17,7 +17,7 @@ use bench::report::RunReport;
 use bench::workload::{Spread, Workload};
 use bench::{
     Failed, abuse, backlog, catchup, chaos, cluster, crash, disk, failover, idle, latency, load, pressure,
-    protocols, regions, scheduler,
+    protocols, regions, scheduler, timestamps,
 };
 use store::config::Config;
 
@@ -25,7 +25,8 @@ pub(crate) use arguments::BenchArguments;
 use arguments::{
     AbuseArguments, CatchupArguments, ChaosArguments, ClusterArguments, CrashArguments, FailoverArguments,
     IdleArguments, LatencyArguments, NodeArguments, PhaseName, PressureArguments, ProtocolName,
-    ProtocolsArguments, RegionsArguments, RunArguments, SchedulerArguments, SpreadName, What,
+    ProtocolsArguments, RegionsArguments, RunArguments, SchedulerArguments, SpreadName, TimestampsArguments,
+    What,
 };
 
 use crate::output::{Format, answer, fail, remark};
@@ -60,6 +61,10 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
             .and_then(|report| deliver(arguments, &report, regions::RegionsReport::table, |_| true)),
         What::Abuse(run) => abuse(run).and_then(|report| {
             deliver(arguments, &report, abuse::AbuseReport::table, abuse::AbuseReport::passed)
+        }),
+        What::Timestamps(run) => timestamps(run).and_then(|report| {
+            let passed = timestamps::TimestampsReport::passed;
+            deliver(arguments, &report, timestamps::TimestampsReport::table, passed)
         }),
         What::Chaos(run) => chaos(run).and_then(|report| {
             deliver(arguments, &report, chaos::ChaosReports::table, chaos::ChaosReports::passed)
@@ -255,6 +260,19 @@ fn crash(run: &CrashArguments) -> Result<crash::CrashReport, Failed> {
         scratch.keep();
     }
     report
+}
+
+fn timestamps(run: &TimestampsArguments) -> Result<timestamps::TimestampsReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = timestamps::Options {
+        node: scratch.node(&run.node)?,
+        rounds: run.rounds,
+        batches: run.batches,
+        count: run.count,
+        connections: run.connections,
+        in_flight: run.in_flight,
+    };
+    timestamps::measure(&options, &mut remark)
 }
 
 fn chaos(run: &ChaosArguments) -> Result<chaos::ChaosReports, Failed> {
